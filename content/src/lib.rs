@@ -1,0 +1,18 @@
+//! What the parts agree on: names, digests, titles, manifests, the catalogue file, tokens, messages (DESIGN §1, §3).
+//!
+//! Knows no other part, opens no socket, and does no IO but one memory-mapped reader (`catalogue::file`).
+//! Read `id` first, then `title`, `manifest`, `catalogue`.
+
+pub mod box_config;
+pub mod catalogue;
+pub mod checksum;
+pub mod control_socket;
+pub mod fill;
+pub mod id;
+pub mod manifest;
+pub mod play;
+pub mod report;
+pub mod title;
+pub mod token;
+pub mod tree;
+pub mod volume;
