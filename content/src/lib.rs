@@ -10,6 +10,7 @@ pub mod control_socket;
 pub mod fill;
 pub mod id;
 pub mod manifest;
+pub mod origin;
 pub mod play;
 pub mod report;
 pub mod title;
