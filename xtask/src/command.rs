@@ -1,0 +1,144 @@
+//! The command line: `cargo xtask demo | test | ci`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use lexopt::prelude::*;
+
+use crate::stop::{Interrupted, Stop};
+use crate::{ci, demo, suite};
+
+const HELP: &str = "\
+cargo xtask demo [--yes] [--source FILE]... [--check] [--keep] [--port N] [--data DIR]
+    Source media to a picture in the browser, on this machine: encodes two sample titles (or the films you name),
+    starts a control plane and two appliances, and prints the address of the player's page. Ctrl-C ends it all.
+      --yes          install missing Debian packages without asking
+      --source FILE  publish this film instead of the samples; may be repeated
+      --check        play to the end without a person, with and without a browser, killing the serving appliance in
+                     the middle; exit 0 only if every byte was right and nothing stalled
+      --keep         keep the fleet's state, and go on from it next time
+      --port N       of the page (default 8000; the next free one if it is in use)
+      --data DIR     where encoded titles and logs stay (default: demo in cargo's target folder)
+
+cargo xtask test [--yes]
+    The whole test suite; sets up what it needs, counts skips, fails on one that nobody expects.
+
+cargo xtask ci [--yes]
+    Format, lints, licences, links, the player's bundle, the test suite, the demo's check; each with its time.
+";
+
+#[derive(Debug, PartialEq)]
+enum Task {
+    Help,
+    Demo(demo::Options),
+    Test { yes: bool },
+    Ci { yes: bool },
+}
+
+/// Exit codes: 0 done, 1 failed, 2 a wrong command line, 130 stopped by a signal half-way.
+pub fn main() -> ExitCode {
+    let task = match parse(lexopt::Parser::from_env()) {
+        Ok(task) => task,
+        Err(cause) => {
+            eprintln!("{cause:#}\n\n{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(cause) if cause.is::<Interrupted>() => {
+            eprintln!("stopped by a signal");
+            ExitCode::from(130)
+        }
+        Err(cause) => {
+            eprintln!("\nfailed: {cause:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    let stop = Stop::on_signals()?;
+    match task {
+        Task::Help => print!("{HELP}"),
+        Task::Demo(options) => demo::run(&stop, &options)?,
+        Task::Test { yes } => suite::run(&stop, yes)?,
+        Task::Ci { yes } => ci::run(&stop, yes)?,
+    }
+    Ok(())
+}
+
+fn parse(mut parser: lexopt::Parser) -> Result<Task> {
+    let name = match parser.next()? {
+        None | Some(Long("help") | Short('h')) => return Ok(Task::Help),
+        Some(Value(name)) => name.string()?,
+        Some(other) => return Err(other.unexpected().into()),
+    };
+    match name.as_str() {
+        "demo" => parse_demo(parser).map(Task::Demo),
+        "test" => Ok(Task::Test { yes: parse_yes(parser)? }),
+        "ci" => Ok(Task::Ci { yes: parse_yes(parser)? }),
+        other => bail!("there is no task {other:?}"),
+    }
+}
+
+fn parse_yes(mut parser: lexopt::Parser) -> Result<bool> {
+    let mut yes = false;
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("yes") => yes = true,
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok(yes)
+}
+
+fn parse_demo(mut parser: lexopt::Parser) -> Result<demo::Options> {
+    let mut options = demo::Options::default();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("yes") => options.yes = true,
+            Long("check") => options.check = true,
+            Long("keep") => options.keep = true,
+            Long("port") => options.port = parser.value()?.parse()?,
+            Long("data") => options.data = Some(PathBuf::from(parser.value()?)),
+            Long("source") => options.sources.push(PathBuf::from(parser.value()?)),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(arguments: &[&str]) -> Result<Task> {
+        parse(lexopt::Parser::from_args(arguments))
+    }
+
+    #[test]
+    fn every_option_of_the_demo_is_read() {
+        let task = parsed(&[
+            "demo", "--yes", "--check", "--keep", "--port", "9000", "--data", "/d", "--source", "a.mkv",
+            "--source", "b",
+        ]);
+        let expected = demo::Options {
+            yes: true,
+            check: true,
+            keep: true,
+            port: 9000,
+            data: Some("/d".into()),
+            sources: vec!["a.mkv".into(), "b".into()],
+        };
+        assert_eq!(task.unwrap(), Task::Demo(expected));
+    }
+
+    #[test]
+    fn a_wrong_command_line_is_refused() {
+        for wrong in [&["demo", "--port", "x"][..], &["dance"], &["test", "--fast"], &["demo", "stray"]] {
+            assert!(parsed(wrong).is_err(), "{wrong:?} was accepted");
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! The one script language of this repository: `cargo xtask demo | test | ci`.
+//!
+//! Starts the real binaries and looks at them from outside, over their command lines, files and HTTP. It links no part
+//! of the system, so that it compiles in seconds. `fleet` and `process` also carry the outside-in tests.
+//! Read `command` first, then `demo`, `fleet`, `process`.
+
+pub mod check;
+pub mod ci;
+pub mod clock;
+pub mod command;
+pub mod demo;
+pub mod demo_switch;
+pub mod fleet;
+pub mod http;
+pub mod packages;
+pub mod ports;
+pub mod process;
+pub mod progress;
+pub mod samples;
+pub mod stop;
+pub mod suite;
+pub mod webdriver;
+pub mod workspace;
