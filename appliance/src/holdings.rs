@@ -1,0 +1,252 @@
+//! What this server may serve now: the catalogue's generation, the token keys, the volumes, what was withdrawn.
+//!
+//! Shared by all threads and never locked on a request's way: a request loads the current generation and keeps it
+//! until its last byte is sent, which is what keeps a generation "in use" (DESIGN §3). Opens no file: `generations`
+//! loads them, `agent_socket` asks for it.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+
+use arc_swap::ArcSwap;
+use content::catalogue::file::Catalogue;
+use content::catalogue::{Contents, Entry, build};
+use content::id::CatalogueKey;
+use content::token::KeyRing;
+use content::volume::VolumeId;
+
+/// A volume of this server: its place in the configuration. `u16::MAX` is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VolumeIndex(pub u16);
+
+const NO_VOLUME: u16 = u16::MAX;
+
+/// A file on a volume of this server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileRef {
+    pub volume: VolumeIndex,
+    /// See `volume::file_name`.
+    pub number: u64,
+    pub data_bytes: u64,
+}
+
+/// What a look-up gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    At {
+        entry: Entry,
+        file: FileRef,
+    },
+    /// In the catalogue, but on a volume that this server does not have.
+    VolumeAbsent,
+    NotHeld,
+}
+
+/// One state of the catalogue, whole and verified.
+pub struct Generation {
+    pub catalogue: Catalogue,
+    /// The catalogue's volume → this server's. A volume that was away at the start may come later.
+    volumes: Box<[AtomicU16]>,
+}
+
+impl Generation {
+    fn new(catalogue: Catalogue, volumes: &[Volume]) -> Self {
+        let count = catalogue.volume_count();
+        let generation = Self { catalogue, volumes: (0..count).map(|_| AtomicU16::new(NO_VOLUME)).collect() };
+        generation.map_volumes(volumes);
+        generation
+    }
+
+    fn map_volumes(&self, volumes: &[Volume]) {
+        for (slot, uuid) in self.volumes.iter().zip(self.catalogue.volumes()) {
+            let place = volumes.iter().position(|volume| volume.uuid.get() == Some(&uuid));
+            let place = place.and_then(|place| u16::try_from(place).ok()).unwrap_or(NO_VOLUME);
+            slot.store(place, Relaxed);
+        }
+    }
+
+    pub fn number(&self) -> u64 {
+        self.catalogue.generation()
+    }
+
+    /// Looks a path up; allocates nothing.
+    pub fn find(&self, key: &CatalogueKey) -> Found {
+        let Some(entry) = self.catalogue.find(key) else { return Found::NotHeld };
+        let Some(record) = self.catalogue.file(entry.file) else { return Found::NotHeld };
+        match self.volume(record.volume) {
+            Some(volume) => {
+                let file = FileRef { volume, number: record.number, data_bytes: record.data_bytes };
+                Found::At { entry, file }
+            }
+            None => Found::VolumeAbsent,
+        }
+    }
+
+    fn volume(&self, catalogue_volume: u32) -> Option<VolumeIndex> {
+        let slot = self.volumes.get(usize::try_from(catalogue_volume).ok()?)?;
+        let place = slot.load(Relaxed);
+        (place != NO_VOLUME).then_some(VolumeIndex(place))
+    }
+
+    fn files(&self) -> impl Iterator<Item = (VolumeIndex, u64)> + '_ {
+        let known = |file: content::catalogue::FileRecord| Some((self.volume(file.volume)?, file.number));
+        self.catalogue.files().filter_map(known)
+    }
+}
+
+/// A volume as the server sees it.
+#[derive(Debug, Default)]
+pub struct Volume {
+    /// Unset until its `OCA-VOLUME` could be read.
+    uuid: OnceLock<VolumeId>,
+    /// Its folder and marker are there: `volume_watch` says so.
+    absent: AtomicBool,
+    /// Reads fail too often: its disk thread says so.
+    failing: AtomicBool,
+}
+
+impl Volume {
+    /// None: it was not there at the start.
+    pub fn new(uuid: Option<VolumeId>) -> Self {
+        let volume = Self::default();
+        volume.absent.store(uuid.is_none(), Relaxed);
+        if let Some(uuid) = uuid {
+            volume.uuid.get_or_init(|| uuid);
+        }
+        volume
+    }
+}
+
+pub struct Holdings {
+    current: ArcSwap<Generation>,
+    /// Every generation that may still be used, oldest first, with its number.
+    published: Mutex<Vec<(u64, Weak<Generation>)>>,
+    keys: ArcSwap<KeyRing>,
+    draining: AtomicBool,
+    volumes: Vec<Volume>,
+    withdrawn: ArcSwap<BTreeSet<(VolumeIndex, u64)>>,
+}
+
+impl Holdings {
+    /// Without a catalogue: generation 0, which holds nothing.
+    pub fn new(volumes: Vec<Volume>) -> Self {
+        let empty = build::to_bytes(Contents::default()).and_then(Catalogue::from_bytes);
+        let empty = empty.expect("a catalogue of nothing is built and read by the same library");
+        let current = Arc::new(Generation::new(empty, &volumes));
+        Self {
+            published: Mutex::new(vec![(0, Arc::downgrade(&current))]),
+            current: ArcSwap::new(current),
+            keys: ArcSwap::default(),
+            draining: AtomicBool::new(false),
+            volumes,
+            withdrawn: ArcSwap::default(),
+        }
+    }
+
+    /// What new requests see. Hold it as long as the request lives, and no longer.
+    pub fn current(&self) -> Arc<Generation> {
+        self.current.load_full()
+    }
+
+    pub fn keys(&self) -> Arc<KeyRing> {
+        self.keys.load_full()
+    }
+
+    pub fn set_keys(&self, keys: KeyRing) {
+        self.keys.store(Arc::new(keys));
+    }
+
+    pub fn draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
+    pub fn set_draining(&self, on: bool) {
+        self.draining.store(on, Relaxed);
+    }
+
+    /// Serves a verified catalogue from now on.
+    pub fn publish(&self, catalogue: Catalogue) {
+        let generation = Arc::new(Generation::new(catalogue, &self.volumes));
+        let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        published.push((generation.number(), Arc::downgrade(&generation)));
+        self.forget_refilled(&generation);
+        self.current.store(generation);
+        published.retain(|(_, weak)| weak.strong_count() > 0);
+    }
+
+    /// What only older generations name may be unlinked.
+    pub fn oldest_in_use(&self) -> u64 {
+        let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        published.retain(|(_, weak)| weak.strong_count() > 0);
+        published.iter().map(|(number, _)| *number).min().unwrap_or_else(|| self.current().number())
+    }
+
+    /// Has a bad block: not served again. A refill is a new file (DESIGN §3).
+    pub fn withdraw(&self, file: FileRef) {
+        self.change_withdrawn(|set| {
+            set.insert((file.volume, file.number));
+        });
+    }
+
+    pub fn is_withdrawn(&self, file: FileRef) -> bool {
+        self.withdrawn.load().contains(&(file.volume, file.number))
+    }
+
+    /// Withdrawn files, as the agent knows them.
+    pub fn withdrawn(&self) -> Vec<(VolumeId, u64)> {
+        let set = self.withdrawn.load();
+        set.iter().filter_map(|(volume, number)| Some((self.volume_id(*volume)?, *number))).collect()
+    }
+
+    /// A file that the new generation does not name any more need not be remembered: numbers are never used again.
+    fn forget_refilled(&self, generation: &Generation) {
+        if !self.withdrawn.load().is_empty() {
+            let named: BTreeSet<_> = generation.files().collect();
+            self.change_withdrawn(|set| set.retain(|file| named.contains(file)));
+        }
+    }
+
+    fn change_withdrawn(&self, change: impl Fn(&mut BTreeSet<(VolumeIndex, u64)>)) {
+        self.withdrawn.rcu(|set| {
+            let mut set = BTreeSet::clone(set);
+            change(&mut set);
+            set
+        });
+    }
+
+    pub fn volume_count(&self) -> usize {
+        self.volumes.len()
+    }
+
+    pub fn volume_id(&self, volume: VolumeIndex) -> Option<VolumeId> {
+        self.volume(volume)?.uuid.get().copied()
+    }
+
+    /// Whether it may be read from.
+    pub fn volume_usable(&self, volume: VolumeIndex) -> bool {
+        let usable = |volume: &Volume| !volume.absent.load(Relaxed) && !volume.failing.load(Relaxed);
+        self.volume(volume).is_some_and(usable)
+    }
+
+    /// The disk thread's word: reads fail too often, or work again.
+    pub fn set_volume_usable(&self, volume: VolumeIndex, usable: bool) {
+        if let Some(volume) = self.volume(volume) {
+            volume.failing.store(!usable, Relaxed);
+        }
+    }
+
+    /// The watch's word: what its marker says, or that there is none. A volume that is there with another uuid
+    /// than before is not the one that the catalogue means.
+    pub fn set_volume_present(&self, index: VolumeIndex, uuid: Option<VolumeId>) {
+        let Some(volume) = self.volume(index) else { return };
+        let known = uuid.map(|uuid| (*volume.uuid.get_or_init(|| uuid), uuid));
+        volume.absent.store(known.is_none_or(|(before, now)| before != now), Relaxed);
+        if known.is_some() {
+            self.current().map_volumes(&self.volumes);
+        }
+    }
+
+    fn volume(&self, volume: VolumeIndex) -> Option<&Volume> {
+        self.volumes.get(usize::from(volume.0))
+    }
+}

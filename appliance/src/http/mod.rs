@@ -1,0 +1,6 @@
+//! HTTP/1.1 for GET, HEAD and OPTIONS, as pure functions of bytes (RFC 9110, RFC 9112).
+//!
+//! Opens nothing, waits for nothing, reads no clock: [`decide::decide`] takes what a connection has received and
+//! appends an answer's head to what it will send. Read [`decide`] first, then [`head`], [`conditional`], [`range`].
+
+pub mod decide;

@@ -1,0 +1,3 @@
+//! The segment server of an appliance: `oca-appliance --config FILE`.
+
+fn main() {}
