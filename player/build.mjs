@@ -31,7 +31,30 @@ async function buildBundle() {
   });
   await build({ ...common, entryPoints: ["src/player.css"], outfile: "dist/player.css" });
   await copyFile("src/index.html", "dist/index.html");
-  await writeFile("dist/LICENSES.txt", `hls.js ${version}\n\n${await readFile("node_modules/hls.js/LICENSE", "utf8")}`);
+  await writeFile("dist/LICENSES.txt", await licences());
 }
+
+/** hls.js keeps no notices of what it was itself bundled from; its package.json names them. */
+async function licences() {
+  const own = await readFile("node_modules/hls.js/LICENSE", "utf8");
+  return [
+    `hls.js ${version}\n\n${own.trim()}`,
+    "Within hls.js:",
+    "eventemitter3, The MIT License (MIT), Copyright (c) 2014 Arnout Kazemier",
+    "url-toolkit, Apache License 2.0, Copyright (c) 2016 Tom Jenkinson",
+    "vtt.js, Apache License 2.0, Copyright (c) 2013 vtt.js Contributors (http://mozilla.org)",
+    MIT,
+  ].join("\n\n") + "\n";
+}
+
+const MIT = `The MIT License: Permission is hereby granted, free of charge, to any person obtaining a copy of this software and
+associated documentation files (the "Software"), to deal in the Software without restriction, including without
+limitation the rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software,
+and to permit persons to whom the Software is furnished to do so, subject to the following conditions: The above
+copyright notice and this permission notice shall be included in all copies or substantial portions of the Software.
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
+WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
+COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
+OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.`;
 
 await (process.argv.includes("--tests") ? buildTests() : buildBundle());

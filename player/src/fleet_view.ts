@@ -118,7 +118,7 @@ export class FleetView {
     card.condition.dataset["light"] = light;
     const banMs = state.banMs(name);
     setText(card.word, banMs === null ? word : `${word} · asked again in ${Math.ceil(banMs / 1000)} s`);
-    setText(card.load, loadOf(box));
+    setText(card.load, banMs === null && box?.offered === true ? loadOf(box) : "");
     setText(card.address, addressOf(box, state.ranked[place]?.base_url));
     const sent = state.bytes.get(name) ?? 0;
     const part = total === 0 ? 0 : sent / total;
@@ -134,8 +134,8 @@ function writeButton(button: HTMLButtonElement, name: string, stopped: boolean):
   button.setAttribute("aria-label", `${stopped ? "Start" : "Stop"} ${name}`);
 }
 
-function loadOf(box: FleetBox | undefined): string {
-  if (box === undefined || box.rateBps === null) return "";
+function loadOf(box: FleetBox): string {
+  if (box.rateBps === null) return "";
   const free = box.headroom === null ? "" : ` · ${words.percent(box.headroom)} free`;
   return `sends ${words.bitrate(box.rateBps)}${free}`;
 }

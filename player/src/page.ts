@@ -154,10 +154,10 @@ class Page {
     document.title = session.answer.name;
     this.curtain.hidden = true;
     this.playback = new Playback(this.video, session, this.tally, {
-      onFirstPicture: (ms) => {
+      onFirstPicture: () => {
         // From the wish to play, the play request included.
         this.startMs = performance.now() - this.beganMs;
-        this.check?.started(Math.max(ms, this.startMs));
+        this.check?.started(this.startMs);
       },
       onDelivered: (delivered) => this.check?.deliver(delivered),
       onTracks: () => this.showTracks(),

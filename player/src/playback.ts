@@ -9,7 +9,7 @@ import type { Tally } from "./tally";
 import { Waits } from "./waits";
 
 export interface PlaybackEvents {
-  onFirstPicture: (startMs: number) => void;
+  onFirstPicture: () => void;
   onDelivered: (delivered: Delivered) => void;
   onTracks: () => void;
   onWaited: (ms: number) => void;
@@ -35,7 +35,6 @@ export class Playback {
 
   private readonly hls: Hls;
   private readonly listeners = new AbortController();
-  private readonly beganAt = performance.now();
   private started = false;
   private restarts = 0;
   private mediaRecoveries = 0;
@@ -176,7 +175,7 @@ export class Playback {
   private firstPicture(): void {
     if (this.started || this.video.paused) return;
     this.started = true;
-    this.events.onFirstPicture(performance.now() - this.beganAt);
+    this.events.onFirstPicture();
   }
 
   private onError(data: ErrorData): void {
