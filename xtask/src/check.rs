@@ -3,15 +3,17 @@
 //! First with `oca-play`, then in headless Chromium with the player's page. Everything is looked at from outside: what
 //! the players report, and every fragment's digest against the origin (`oca-play verify`).
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use crate::fleet::{BoxView, Fleet};
+use crate::process::Launch;
 use crate::progress::Line;
 use crate::samples::Work;
 use crate::stop::Stop;
@@ -25,7 +27,7 @@ const ASK: Duration = Duration::from_secs(5);
 const BEGIN: Duration = Duration::from_secs(30);
 /// Beyond a title's duration, to its end.
 const GRACE: Duration = Duration::from_secs(30);
-/// A real film is not watched for hours: samples are played whole, of a longer title not more than this.
+/// The check plays titles to their end, twice; nobody waits for a whole film.
 const DURATION_MAX: Duration = Duration::from_secs(180);
 const FILL: Duration = Duration::from_secs(60);
 
@@ -57,6 +59,13 @@ pub fn run(stop: &Stop, fleet: Fleet, works: &[Work], data: &Path) -> Result<()>
     let mut check = Check { stop, fleet, folder, rows: Vec::new() };
     let titles = check.titles(works)?;
     let first = titles.first().context("nothing was published")?;
+    if let Some(long) = titles.iter().find(|title| title.duration > DURATION_MAX) {
+        let (minutes, most) = (long.duration.as_secs() / 60, DURATION_MAX.as_secs() / 60);
+        bail!(
+            "--check plays titles to their end, and {} lasts {minutes} min: give films of {most} min at most",
+            long.slug
+        );
+    }
     let begin = clock::now();
     check.without_screen(first)?;
     check.in_browser(titles.last().unwrap_or(first))?;
@@ -98,48 +107,69 @@ impl Check<'_> {
     fn without_screen(&mut self, title: &Title) -> Result<()> {
         let report = self.folder.join("oca-play.json");
         let fragments = self.folder.join("oca-play-fragments.json");
-        let limit = title.duration.min(DURATION_MAX) + GRACE;
         let mut line = Line::new();
         let before = self.fleet.view()?;
-        let mut command = process::command(&self.fleet.plan.binaries.join("oca-play"), ["play", "--control"]);
-        command.arg(self.fleet.plan.control_url()).args(["--title", &title.slug, "--member", "check"]);
-        command.arg("--json").arg(&report).arg("--fragments").arg(&fragments);
-        command.args(["--limit-s", &limit.as_secs().to_string()]);
-        let log = fs::File::create(self.fleet.plan.logs.join("oca-play.log"))?;
-        command.stdout(log.try_clone()?).stderr(log);
-        let mut play = command.spawn().context("cannot start oca-play")?;
+        let mut play = self.play_launch(title, &report, &fragments).start()?;
         let start = clock::now();
         let kill_at = kill_time(title);
-        let victim =
-            clock::wait_for(self.stop, "oca-play to be in the middle of the title", kill_at + BEGIN, || {
-                line.show(&format!("oca-play plays {}", title.slug));
-                if let Some(status) = play.try_wait()? {
-                    bail!("oca-play ended before the middle ({status}); see logs/oca-play.log");
-                }
-                if start.elapsed() < kill_at { Ok(None) } else { Ok(busiest(&before, &self.fleet.view()?)) }
-            })?;
+        let victim = clock::wait_for(self.stop, "oca-play to be in the middle", kill_at + BEGIN, || {
+            line.show(&format!("oca-play plays {}", title.slug));
+            play.expect_running()?;
+            if start.elapsed() < kill_at { Ok(None) } else { Ok(busiest(&before, &self.fleet.view()?)) }
+        })?;
         self.fleet.kill_server(&victim)?;
-        line.show(&format!("{victim} killed, oca-play goes on"));
-        let status = process::wait(self.stop, play)?;
+        let limit = title.duration + GRACE;
+        let status = clock::wait_for(self.stop, "oca-play to end", limit, || {
+            line.show(&format!("{victim} killed, oca-play goes on"));
+            play.ended()
+        })?;
         line.end(&format!("oca-play ended; {victim} was killed after {} s", kill_at.as_secs()));
-
-        self.row(
-            "oca-play: exit",
-            status.code().map_or_else(|| status.to_string(), |code| code.to_string()),
-            status.success(),
-        );
-        let report: Value = read_json(&report)?;
-        self.row("oca-play: startup", format!("{:.0} ms", number(&report, "start_ms")), true);
-        let stall = number(&report, "longest_stall_ms");
-        self.row("oca-play: longest stall, at most 250 ms", format!("{stall:.0} ms"), stall <= STALL_MS_MAX);
-        let switches = number(&report, "appliance_switches");
-        self.row(
-            format!("oca-play: left {victim} when it was killed"),
-            format!("{switches} switches"),
-            switches >= 1.0,
-        );
+        self.judge_play(&victim, status, &read_json(&report)?);
         self.verify("oca-play", title, &fragments)?;
         self.revive(&victim)
+    }
+
+    fn play_launch(&self, title: &Title, report: &Path, fragments: &Path) -> Launch {
+        let plan = &self.fleet.plan;
+        let control = plan.control_url();
+        let fixed = [
+            "play",
+            "--control",
+            &control,
+            "--title",
+            &title.slug,
+            "--member",
+            "check",
+            "--stall-max-ms",
+            "250",
+        ];
+        let mut arguments: Vec<OsString> = fixed.iter().map(Into::into).collect();
+        arguments.extend(["--json".into(), report.into(), "--fragments".into(), fragments.into()]);
+        let program = plan.binaries.join("oca-play");
+        Launch { name: "oca-play".to_owned(), program, arguments, log: plan.logs.join("oca-play.log") }
+    }
+
+    fn judge_play(&mut self, victim: &str, status: ExitStatus, report: &Value) {
+        let code = status.code().map_or_else(|| status.to_string(), |code| format!("code {code}"));
+        self.row("oca-play: ended well", code, status.success());
+        let position = number(report, "position_ms") / 1000.0;
+        self.row("oca-play: played to the end", format!("{position:.1} s"), report["complete"] == true);
+        self.row(
+            "oca-play: start",
+            format!("{:.0} ms", number(report, "start_ms")),
+            report["start_ms"].is_u64(),
+        );
+        let stall = number(report, "stall_ms_max");
+        let stalls = report["stalls"].as_array().map_or(0, Vec::len);
+        self.row(
+            "oca-play: longest stall, at most 250 ms",
+            format!("{stall:.0} ms of {stalls}"),
+            stall <= STALL_MS_MAX,
+        );
+        let switches = report["appliance_switches"].as_array().map_or(0, Vec::len);
+        let wasted = number(report, "wasted_requests");
+        let figure = format!("{switches} switches, {wasted} wasted");
+        self.row(format!("oca-play: left {victim} when it was killed"), figure, switches >= 1);
     }
 
     /// The player's page in headless Chromium.
@@ -191,9 +221,11 @@ impl Check<'_> {
         let fragments = self.folder.join("browser-fragments.json");
         fs::write(&fragments, end["fragments"].to_string())?;
         fs::write(self.folder.join("browser.json"), end.to_string())?;
-        let played = format!("{:.1} of {:.1} s", number(end, "currentTime"), number(end, "duration"));
-        self.row("browser: played to the end", played, true);
-        self.row("browser: startup", format!("{:.0} ms", number(end, "startMs")), true);
+        let (at, duration) = (number(end, "currentTime"), number(end, "duration"));
+        let whole = at >= duration - 0.5 && duration >= title.duration.as_secs_f64() - 1.0;
+        self.row("browser: played to the end", format!("{at:.1} of {duration:.1} s"), whole);
+        let start = number(end, "startMs");
+        self.row("browser: start", format!("{start:.0} ms"), start.is_finite());
         let waits = end["waits"].as_array().context("the page reports no waits")?;
         let longest = waits.iter().filter_map(Value::as_f64).fold(0.0, f64::max);
         let held = longest <= STALL_MS_MAX && waits.iter().all(Value::is_number);
@@ -208,8 +240,6 @@ impl Check<'_> {
             format!("{switches} switches"),
             switches >= 1.0,
         );
-        let wasted = number(end, "wastedRequests");
-        self.row("browser: wasted requests", wasted.to_string(), true);
         self.verify("browser", title, &fragments)
     }
 
@@ -244,7 +274,7 @@ impl Check<'_> {
 
 /// When the appliance is killed: early enough that the players' buffers do not reach the end of a sample.
 fn kill_time(title: &Title) -> Duration {
-    title.duration.min(DURATION_MAX).mul_f64(0.3)
+    title.duration.mul_f64(0.3)
 }
 
 /// The box that sent most since `before`.
