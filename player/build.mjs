@@ -8,7 +8,19 @@ import { build } from "esbuild";
 process.chdir(fileURLToPath(new URL(".", import.meta.url)));
 
 const { version } = JSON.parse(await readFile("node_modules/hls.js/package.json", "utf8"));
-const NOTICE = `/*! Open Connect player, Apache-2.0. Contains hls.js ${version}, Copyright (c) 2017 Dailymotion, Apache-2.0; see LICENSES.txt. */`;
+const NOTICE = `/*! Open Connect player, Apache-2.0. Contains hls.js ${version}, Copyright (c) 2017 Dailymotion, Apache-2.0, changed in one line (build.mjs); see LICENSES.txt. */`;
+
+/** hls.js gives its subtitle tracks an empty `data:` source, which a policy of `media-src blob:` refuses. */
+const emptyTrackAsBlob = {
+  name: "empty-track-as-blob",
+  setup({ onLoad }) {
+    onLoad({ filter: /hls\.js\/dist\/hls\.mjs$/ }, async ({ path }) => {
+      const parts = (await readFile(path, "utf8")).split("'data:,WEBVTT'");
+      if (parts.length !== 2) throw new Error(`${path}: expected one empty track source, found ${parts.length - 1}`);
+      return { contents: parts.join('URL.createObjectURL(new Blob(["WEBVTT"], { type: "text/vtt" }))') };
+    });
+  },
+};
 
 async function buildTests() {
   await rm("build", { recursive: true, force: true });
@@ -28,6 +40,7 @@ async function buildBundle() {
     format: "iife",
     target: "es2022",
     banner: { js: NOTICE },
+    plugins: [emptyTrackAsBlob],
   });
   await build({ ...common, entryPoints: ["src/player.css"], outfile: "dist/player.css" });
   await copyFile("src/index.html", "dist/index.html");

@@ -55,7 +55,7 @@ export class Playback {
     this.hls.on(Hls.Events.AUDIO_TRACK_SWITCHED, () => events.onTracks());
     this.hls.on(Hls.Events.SUBTITLE_TRACK_SWITCH, () => events.onTracks());
     this.listen();
-    this.hls.loadSource(session.answer.hls);
+    this.hls.loadSource(ownOrigin(session.answer.hls));
     this.hls.attachMedia(video);
   }
 
@@ -140,7 +140,8 @@ export class Playback {
       maxBufferLength: bufferS,
       maxMaxBufferLength: bufferS,
       backBufferLength: 30,
-      // A first guess that starts a 540p rung; the first fragment corrects it.
+      // A first guess that starts a 540p rung, instead of a fragment fetched only to measure.
+      testBandwidth: false,
       abrEwmaDefaultEstimate: 2_000_000,
     };
   }
@@ -200,9 +201,15 @@ export class Playback {
   private async restart(): Promise<void> {
     await this.session.renew();
     if (this.listeners.signal.aborted) return;
-    if (this.hls.levels.length === 0) this.hls.loadSource(this.session.answer.hls);
+    if (this.hls.levels.length === 0) this.hls.loadSource(ownOrigin(this.session.answer.hls));
     else this.hls.startLoad();
   }
+}
+
+/** The control plane names itself by its public URL; this page may have reached it under another (`localhost`). */
+function ownOrigin(url: string): string {
+  const { pathname, search } = new URL(url, location.href);
+  return `${location.origin}${pathname}${search}`;
 }
 
 function labelOf(name: string, language: string | undefined): string {
