@@ -5,7 +5,7 @@
 # the detour to cargo's own standard error. The name must not end in "link" or "lld": rustc would take it for those.
 set -u
 
-packages="gcc g++ libc6-dev"
+packages="gcc libc6-dev"
 
 ready() {
     command -v cc >/dev/null && { [ -e /usr/include/stdio.h ] || [ ! -e /etc/debian_version ]; }

@@ -75,6 +75,11 @@ fn parse(mut parser: lexopt::Parser) -> Result<Task> {
         Some(Value(name)) => name.string()?,
         Some(other) => return Err(other.unexpected().into()),
     };
+    let wants_help =
+        |rest: lexopt::RawArgs<'_>| rest.as_slice().iter().any(|word| word == "--help" || word == "-h");
+    if parser.try_raw_args().is_some_and(wants_help) {
+        return Ok(Task::Help);
+    }
     match name.as_str() {
         "demo" => parse_demo(parser).map(Task::Demo),
         "test" => Ok(Task::Test { yes: parse_yes(parser)? }),
