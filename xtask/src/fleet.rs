@@ -307,8 +307,9 @@ impl Fleet {
     pub fn stop(&mut self) {
         let agents = std::mem::take(&mut self.agents);
         let servers = std::mem::take(&mut self.servers);
-        let all: Vec<_> = agents.into_iter().chain(servers).flatten().chain(self.control.take()).collect();
-        all.iter().for_each(Service::ask_to_stop);
+        let mut all: Vec<_> =
+            agents.into_iter().chain(servers).flatten().chain(self.control.take()).collect();
+        all.iter_mut().for_each(Service::ask_to_stop);
         drop(all);
     }
 }

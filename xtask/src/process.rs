@@ -90,14 +90,19 @@ impl Service {
 
     /// As a power cut would end it.
     pub fn kill(&mut self) -> Result<()> {
+        if self.ended()?.is_some() {
+            return Ok(());
+        }
         signal_group(&self.child, Signal::SIGKILL);
         self.child.wait().with_context(|| format!("cannot wait for {}", self.launch.name))?;
         Ok(())
     }
 
     /// Asks it to end without waiting; [`Service::stop`] waits.
-    pub fn ask_to_stop(&self) {
-        signal_group(&self.child, Signal::SIGTERM);
+    pub fn ask_to_stop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            signal_group(&self.child, Signal::SIGTERM);
+        }
     }
 
     /// SIGTERM, a bounded wait, SIGKILL. True if the process ended by itself when asked.
@@ -160,9 +165,8 @@ fn signal_group(child: &Child, signal: Signal) -> bool {
 }
 
 fn end_group(child: &mut Child) -> bool {
+    // Once it is reaped, its number may be another's.
     if !matches!(child.try_wait(), Ok(None)) {
-        // What it may have left in its group goes with it.
-        signal_group(child, Signal::SIGKILL);
         return true;
     }
     signal_group(child, Signal::SIGTERM);
