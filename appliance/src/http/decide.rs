@@ -1,13 +1,28 @@
 //! From a request's head to an answer's head, and to the bytes of a file that follow it.
+//!
+//! ```text
+//! head -> method -> draining? -> token -> catalogue -> withdrawn? volume? -> preconditions -> range -> answer
+//! ```
+//!
+//! The order is that of cost and of RFC 9110 §13.2.1: preconditions count only where the answer would else be 200.
+
+#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::expect_used)]
 
 use std::sync::Arc;
 
 use content::box_config::Limits;
-use content::token::{Claims, KeyRing};
+use content::catalogue::Entry;
+use content::id::{ByteSpan, CatalogueKey, ObjectId};
+use content::token::{Claims, KeyRing, TokenError, split_target};
+use jiff::fmt::rfc2822::DateTimePrinter;
 
+use super::answer::{self, Object, Persistence, Refused};
+use super::conditional::{self, Verdict};
+use super::head::{FIELD_ROOM, Head, HeadError, Method, Version};
+use super::range::{self, Selection};
 use crate::clock::Wall;
 use crate::endings::Ending;
-use crate::holdings::{FileRef, Generation, Holdings};
+use crate::holdings::{FileRef, Found, Generation, Holdings};
 
 /// What a decision depends on besides the request. Borrowed from the worker.
 #[derive(Clone, Copy)]
@@ -16,12 +31,14 @@ pub struct Context<'a> {
     pub holdings: &'a Holdings,
 }
 
-/// What a connection remembers from request to request: one token is verified once (about 50 µs).
+/// What a connection remembers from request to request: one token is verified once (about 50 µs), one second's
+/// date is written once.
 #[derive(Default)]
 pub struct ConnectionMemory {
     /// Requests decided on this connection.
     requests: u64,
     verified: Option<Verified>,
+    date: Option<(Wall, String)>,
 }
 
 struct Verified {
@@ -70,9 +87,233 @@ pub fn decide(
     now: Wall,
     out: &mut Vec<u8>,
 ) -> HeadOutcome {
-    let _ = (buffer, context, &memory.verified, now, out);
+    let mut room = FIELD_ROOM;
+    let head = match Head::parse(buffer, context.limits, &mut room) {
+        Ok(None) => return HeadOutcome::Incomplete,
+        Ok(Some(head)) => head,
+        Err(error) => return HeadOutcome::Decided(refuse_head(error, buffer.len(), now, out)),
+    };
     memory.requests = memory.requests.saturating_add(1);
-    HeadOutcome::Incomplete
+    let closing = closing(&head, context, memory);
+    let reply = reply(&head, context, memory, now);
+    let persistence = Persistence { version: head.version, keep_open: closing.is_none() };
+    let date = memory.date(now);
+    reply.write(out, date, persistence, head.method);
+    HeadOutcome::Decided(Decision {
+        consumed: head.bytes,
+        body: reply.body().filter(|_| head.method == Method::Get),
+        keep_open: closing.is_none(),
+        ending: reply.ending(),
+        close_ending: closing.unwrap_or(Ending::PeerClosed),
+        generation: reply.generation(),
+    })
+}
+
+/// Why the connection ends with this request, if it does.
+fn closing(head: &Head<'_, '_>, context: &Context<'_>, memory: &ConnectionMemory) -> Option<Ending> {
+    if head.content {
+        Some(Ending::RefusalClosed)
+    } else if !head.keep_open {
+        Some(Ending::CloseAsked)
+    } else if memory.requests >= context.limits.requests_per_connection_max {
+        Some(Ending::RequestLimit)
+    } else {
+        context.holdings.draining().then_some(Ending::Drained)
+    }
+}
+
+enum Reply {
+    Object {
+        generation: Arc<Generation>,
+        entry: Entry,
+        file: FileRef,
+        max_age_s: i64,
+        part: Option<ByteSpan>,
+    },
+    NotModified {
+        entry: Entry,
+        max_age_s: i64,
+    },
+    Options,
+    Refused {
+        ending: Ending,
+        detail: &'static str,
+        size: Option<u64>,
+    },
+}
+
+fn refused(ending: Ending, detail: &'static str) -> Reply {
+    Reply::Refused { ending, detail, size: None }
+}
+
+fn reply(head: &Head<'_, '_>, context: &Context<'_>, memory: &mut ConnectionMemory, now: Wall) -> Reply {
+    if head.method == Method::Other {
+        return refused(Ending::MethodRefused, "only GET, HEAD and OPTIONS are answered here");
+    }
+    if head.content {
+        return refused(Ending::BodyRefused, "a request's content is not taken here");
+    }
+    if head.method == Method::Options {
+        return Reply::Options;
+    }
+    if context.holdings.draining() {
+        return refused(Ending::Draining, "this server takes no new requests; ask another");
+    }
+    let Some((token, path)) = split_target(head.path) else {
+        return refused(Ending::TokenMissing, "the path does not start with /~ and a token");
+    };
+    let opened = memory.open(token, path, context.holdings.keys(), now);
+    match opened {
+        Ok(max_age_s) => look_up(head, path, context, max_age_s),
+        Err(error) => refuse_token(error),
+    }
+}
+
+fn look_up(head: &Head<'_, '_>, path: &str, context: &Context<'_>, max_age_s: i64) -> Reply {
+    let generation = context.holdings.current();
+    let (entry, file) = match generation.find(&CatalogueKey::of_path(path.as_bytes())) {
+        Found::At { entry, file } => (entry, file),
+        Found::VolumeAbsent => return refused(Ending::VolumeLost, "the object's volume is not there"),
+        Found::NotHeld => return refused(Ending::NotHeld, "this server does not hold it"),
+    };
+    if context.holdings.is_withdrawn(file) {
+        return refused(Ending::Withdrawn, "the object's file has a bad block; its refill is on the way");
+    }
+    if !context.holdings.volume_usable(file.volume) {
+        return refused(Ending::VolumeLost, "the object's volume is gone or fails");
+    }
+    let tag = tag_of(entry.object);
+    match conditional::evaluate(head, &tag) {
+        Verdict::NotModified => return Reply::NotModified { entry, max_age_s },
+        Verdict::Failed => return refused(Ending::PreconditionFailed, "If-Match names another object"),
+        Verdict::Send => {}
+    }
+    match selection(head, &tag, entry.bytes) {
+        Selection::Whole => Reply::Object { generation, entry, file, max_age_s, part: None },
+        Selection::Part(span) => Reply::Object { generation, entry, file, max_age_s, part: Some(span) },
+        Selection::Unsatisfiable => Reply::Refused {
+            ending: Ending::RangeUnsatisfiable,
+            detail: "the range starts behind the object's end",
+            size: Some(entry.bytes),
+        },
+    }
+}
+
+fn selection(head: &Head<'_, '_>, tag: &[u8], size: u64) -> Selection {
+    // RFC 9110 §14.2: range handling is defined for GET alone; HEAD answers as if there were no Range.
+    let field = head.single("range").filter(|_| head.method == Method::Get);
+    let field = field.filter(|_| conditional::range_counts(head, tag));
+    field.map_or(Selection::Whole, |field| range::select(field, size))
+}
+
+/// The opaque tag: the object's name, as its `Display` writes it, without an allocation.
+fn tag_of(object: ObjectId) -> [u8; 64] {
+    let digit = |value: u8| if value < 10 { b'0'.wrapping_add(value) } else { b'W'.wrapping_add(value) };
+    let mut tag = [0; 64];
+    let (pairs, _) = tag.as_chunks_mut::<2>();
+    for (pair, byte) in pairs.iter_mut().zip(object.as_bytes()) {
+        *pair = [digit(byte >> 4), digit(byte & 15)];
+    }
+    tag
+}
+
+fn refuse_token(error: TokenError) -> Reply {
+    let (ending, detail) = match error {
+        TokenError::Malformed => (Ending::TokenMalformed, "the token is malformed"),
+        TokenError::UnknownKey => (Ending::TokenUnknownKey, "the token's key is not known here"),
+        TokenError::BadSignature => (Ending::TokenBadSignature, "the token's signature is wrong"),
+        TokenError::UnknownClaim => (Ending::TokenUnknownClaim, "the token has a claim not known here"),
+        TokenError::NotYetValid => (Ending::TokenNotYetValid, "the token is not valid yet"),
+        TokenError::Expired => (Ending::TokenExpired, "the token has expired"),
+        TokenError::OtherContent => (Ending::TokenOtherContent, "the token is for something else"),
+    };
+    refused(ending, detail)
+}
+
+impl ConnectionMemory {
+    /// Whether the token opens the path; for how many seconds yet.
+    fn open(&mut self, token: &str, path: &str, keys: Arc<KeyRing>, now: Wall) -> Result<i64, TokenError> {
+        let known = |verified: &Verified| verified.token == token && Arc::ptr_eq(&verified.keys, &keys);
+        let verified = match self.verified.take().filter(known) {
+            Some(verified) => verified,
+            None => Verified { claims: keys.verify(token)?, token: token.to_owned(), keys },
+        };
+        let verified = self.verified.insert(verified);
+        verified.claims.opens(path, now.timestamp())?;
+        Ok(verified.claims.expires.as_second().saturating_sub(now.0))
+    }
+
+    fn date(&mut self, now: Wall) -> &str {
+        let written = self.date.take().filter(|(second, _)| *second == now);
+        &self.date.insert(written.unwrap_or_else(|| (now, date_text(now)))).1
+    }
+}
+
+/// RFC 9110 §5.6.7, IMF-fixdate.
+fn date_text(now: Wall) -> String {
+    let printed = DateTimePrinter::new().timestamp_to_rfc9110_string(&now.timestamp());
+    printed.unwrap_or_else(|_| "Thu, 01 Jan 1970 00:00:00 GMT".to_owned())
+}
+
+impl Reply {
+    fn write(&self, out: &mut Vec<u8>, date: &str, persistence: Persistence, method: Method) {
+        match self {
+            Self::Object { entry, max_age_s, part, .. } => {
+                answer::write_object(out, date, &object(entry, *max_age_s, *part), persistence);
+            }
+            Self::NotModified { entry, max_age_s } => {
+                answer::write_not_modified(out, date, &object(entry, *max_age_s, None), persistence);
+            }
+            Self::Options => answer::write_options(out, date, persistence),
+            Self::Refused { ending, detail, size } => {
+                let head_only = method == Method::Head;
+                let refused = Refused { ending: *ending, detail, size: *size, head_only };
+                answer::write_refusal(out, date, &refused, persistence);
+            }
+        }
+    }
+
+    fn body(&self) -> Option<Body> {
+        let Self::Object { entry, file, part, .. } = self else { return None };
+        let (first, bytes) = part.map_or((0, entry.bytes), |span| (span.first(), span.count()));
+        // In range: a generation is verified before it serves, and a selection lies within the entry.
+        let offset = entry.offset.saturating_add(first);
+        (bytes > 0).then_some(Body { file: *file, offset, bytes })
+    }
+
+    fn ending(&self) -> Ending {
+        match self {
+            Self::Object { part: Some(_), .. } => Ending::Partial,
+            Self::Object { part: None, .. } => Ending::Complete,
+            Self::NotModified { .. } => Ending::NotModified,
+            Self::Options => Ending::Preflight,
+            Self::Refused { ending, .. } => *ending,
+        }
+    }
+
+    fn generation(self) -> Option<Arc<Generation>> {
+        match self {
+            Self::Object { generation, .. } => Some(generation),
+            Self::NotModified { .. } | Self::Options | Self::Refused { .. } => None,
+        }
+    }
+}
+
+fn object(entry: &Entry, max_age_s: i64, part: Option<ByteSpan>) -> Object<'static> {
+    let media_type = entry.extension.media_type();
+    Object { object: entry.object, bytes: entry.bytes, media_type, part, max_age_s }
+}
+
+fn refuse_head(error: HeadError, consumed: usize, now: Wall, out: &mut Vec<u8>) -> Decision {
+    let (ending, detail) = match error {
+        HeadError::Malformed(what) => (Ending::HeadMalformed, what),
+        HeadError::TooLong => (Ending::HeadTooLong, "the request's head is too long"),
+        HeadError::TooManyFields => (Ending::TooManyHeaders, "the request has too many header fields"),
+        HeadError::Version => (Ending::VersionRefused, "HTTP/1.0 and HTTP/1.1 are spoken here"),
+    };
+    write_closing(ending, detail, false, now, out);
+    let close_ending = Ending::RefusalClosed;
+    Decision { consumed, body: None, keep_open: false, ending, close_ending, generation: None }
 }
 
 /// What the core may have to say by itself.
@@ -91,6 +332,21 @@ pub enum Refusal {
 /// Appends a whole answer that takes the place of one whose head has not been sent: the caller first cuts that head
 /// off `out`. `keep_open` is the decision's; what is returned replaces it.
 pub fn refuse_after(refusal: Refusal, keep_open: bool, now: Wall, out: &mut Vec<u8>) -> bool {
-    let _ = (refusal, now, out);
+    let (ending, detail, may_stay) = match refusal {
+        Refusal::DiskFailed => (Ending::DiskFailed, "the object could not be read; ask another server", true),
+        Refusal::Overloaded => (Ending::Overloaded, "this server is at its limit; ask another", true),
+        Refusal::HeadTooSlow => (Ending::HeadTooSlow, "the request's head took too long", false),
+        Refusal::TooManyConnections => (Ending::TooManyConnections, "too many connections", false),
+    };
+    let keep_open = keep_open && may_stay;
+    write_closing(ending, detail, keep_open, now, out);
     keep_open
+}
+
+/// The request's version is not known here. `Connection: keep-alive` is what HTTP/1.0 needs to stay, and means
+/// nothing new to HTTP/1.1.
+fn write_closing(ending: Ending, detail: &str, keep_open: bool, now: Wall, out: &mut Vec<u8>) {
+    let refused = Refused { ending, detail, size: None, head_only: false };
+    let persistence = Persistence { version: Version::Http10, keep_open };
+    answer::write_refusal(out, &date_text(now), &refused, persistence);
 }
