@@ -111,6 +111,7 @@ export class FleetView {
     const box = state.fleet.find((one) => one.appliance === name);
     const serving = state.serving === name;
     card.root.className = `box ${this.colourOf(name)}${serving ? " serving" : ""}`;
+    card.rank.hidden = state.ranked.length === 0;
     setText(card.rank, place < 0 ? "–" : String(place + 1));
     card.rank.title = place < 0 ? "Not offered for this play" : `Rank ${place + 1} for this play`;
     card.badge.hidden = !serving;

@@ -236,8 +236,9 @@ class Page {
         return until === null ? null : until - now;
       },
     });
+    setText(byId("order", HTMLElement), session === null ? "" : "best first for this play");
     this.logView.show(tally.moves, this.beganMs);
-    if (playback === null) return;
+    if (playback === null) return this.graph.draw(now);
     const { rung, throughput, bufferS, waits } = playback;
     const { startMs } = this;
     const { switches, wastedRequests } = tally;

@@ -29,6 +29,9 @@ let folder;
 let title;
 let browser;
 
+// The form in which the whole suite counts skips.
+if (skip) console.log(`SKIP: the player in a browser: ${skip}`);
+
 before(async () => {
   if (skip) return;
   folder = mkdtempSync(join(tmpdir(), "oca-player-"));
