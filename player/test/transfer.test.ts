@@ -70,6 +70,7 @@ for (const [status, reason] of [
 
 for (const [what, answer] of [
   ["another range than asked", head(101, 199)],
+  ["a range that begins elsewhere, of unknown length", { ...head(101, 199), length: null }],
   ["a shorter range than asked", { ...head(100, 198), length: 100 }],
   ["a shorter length than asked", { ...head(100, 199), length: 99 }],
   ["another size of the object", { ...head(100, 199), range: { first: 100, last: 199, size: 999 } }],
@@ -152,6 +153,19 @@ test("a token that is refused for another reason moves at once", () => {
   const it = transfer(["a", "b"]);
   it.step({ kind: "start" }, 0);
   assert.equal(opened(it.step({ kind: "forbidden", expired: false }, 1))?.appliance, "b");
+});
+
+test("an appliance that delivers when nobody else is left is asked first again", () => {
+  const bans = new Bans();
+  bans.ban("a", null, 0);
+  bans.ban("b", null, 1);
+  const it = transfer(["a", "b"], SPAN, bans);
+  assert.equal(opened(it.step({ kind: "start" }, 10))?.appliance, "a");
+  it.step(head(100, 199), 11);
+  it.step({ kind: "bytes", count: 100 }, 12);
+  it.step({ kind: "end" }, 13);
+  assert.equal(bans.bannedUntil("a", 14), null);
+  assert.notEqual(bans.bannedUntil("b", 14), null);
 });
 
 test("a whole object is asked for without a range, and resumed with one", () => {
