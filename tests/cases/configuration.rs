@@ -80,11 +80,11 @@ fn the_control_plane_with_a_wrong_file_does_not_start_and_says_what_to_change() 
     let (plan, _folder) = written();
     let config = plan.run.join("control.toml");
     let case = Case { program: "oca-control", arguments: &["serve", "--config"], config };
-    case.refuses("listen = \"", "listen = ", &["line"]);
+    case.refuses("listen = \"", "listen = ", &["control.toml:1:"]);
     case.refuses("public_url", "public_uri", &["public_uri"]);
     case.refuses("listen = \"127", "listen = \"nowhere", &["listen"]);
     case.refuses("agent.key", "no.key", &["agent_key_file", "no.key"]);
-    case.refuses("terms.toml", "no.toml", &["terms", "no.toml"]);
+    case.refuses("terms.toml", "no.toml", &["`terms`", "no.toml"]);
     case.refuses("public_url = \"http://", "public_url = \"", &["public_url"]);
 }
 
@@ -108,7 +108,7 @@ fn a_terms_table_with_a_mistake_is_named() {
     let terms = plan.run.join("terms.toml");
     for (from, to, word) in [
         ("territories", "territory", "territory"),
-        ("2020-01-01T00:00:00Z", "yesterday", "from"),
+        ("2020-01-01T00:00:00Z", "yesterday", "terms.toml:6"),
         ("\"*\"]", "\"Sweden\"]", "Sweden"),
     ] {
         let good = fs::read_to_string(&terms).unwrap();

@@ -1,6 +1,9 @@
 //! Promises, looked at from outside. A file for each kind.
 
-#![expect(clippy::unwrap_used, reason = "a failed step fails the test; helpers are no test functions to clippy")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a failed step fails the test; helpers are no test functions to clippy"
+)]
 
 mod configuration;
 mod hostile_requests;
