@@ -1,0 +1,369 @@
+//! The shell around `core`: runs each action as a task of its own and feeds its end back as an event. Impure; decides
+//! nothing.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use content::control_socket::ServerRequest;
+use content::fill::FillRequest;
+use content::id::{MediaPath, ObjectId};
+use content::report::Registration;
+use content::volume::VolumeId;
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::clock::Clock;
+use crate::config::{AgentSetup, OperatorError};
+use crate::control::{Control, ControlError, ManifestAnswer};
+use crate::core::{Action, Core, Event, Settings, Tell};
+use crate::download::{Counters, Job, Workshop};
+use crate::generations;
+use crate::http::{Http, Patience};
+use crate::incoming;
+use crate::server_link::ServerLink;
+use crate::sources::Hosts;
+use crate::state_folder::StateFolder;
+use crate::volumes::{self, Probed, Remembered, VolumeFault};
+
+/// A volume that does not answer a look at it within this time has failed.
+const PROBE_WAIT: Duration = Duration::from_secs(5);
+/// Reading the folders of a volume with a million files.
+const SCAN_WAIT: Duration = Duration::from_secs(600);
+/// No more events than this wait; tasks with one more wait themselves.
+const EVENTS_MAX: usize = 1024;
+
+/// What tests set otherwise.
+#[derive(Clone, Copy, Debug)]
+pub struct Tuning {
+    pub publish_every: Duration,
+    pub patience: Patience,
+    pub tick: Duration,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            publish_every: Duration::from_secs(60),
+            patience: Patience::default(),
+            tick: Duration::from_millis(100),
+        }
+    }
+}
+
+/// Runs until `stop` is ready. What is under way then is left as a kill would leave it: the next start goes on.
+pub async fn run(
+    setup: AgentSetup,
+    tuning: Tuning,
+    stop: impl Future<Output = ()>,
+) -> Result<(), OperatorError> {
+    let state = StateFolder::open(&setup.config.state)?;
+    let _lock = state.lock()?;
+    let (events, mut inbox) = mpsc::channel(EVENTS_MAX);
+    let (mut shell, mut core) = begin(setup, tuning, state, events)?;
+    let mut ticks = interval(tuning.tick);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tokio::pin!(stop);
+    loop {
+        let event = tokio::select! {
+            () = &mut stop => return Ok(()),
+            event = inbox.recv() => event.unwrap_or(Event::Tick),
+            _ = ticks.tick() => Event::Tick,
+        };
+        shell.notice(&event);
+        for action in core.step(event, shell.shop.clock.now()) {
+            shell.perform(action);
+        }
+    }
+}
+
+fn begin(
+    setup: AgentSetup,
+    tuning: Tuning,
+    state: StateFolder,
+    events: mpsc::Sender<Event>,
+) -> Result<(Shell, Core), OperatorError> {
+    let folder = setup.config.state.clone();
+    let unusable = |cause| OperatorError::StateUnusable { folder: folder.clone(), cause };
+    generations::remove_temporary(&folder).map_err(unusable)?;
+    let loaded = generations::load(&folder).map_err(unusable)?;
+    let boot = volumes::random().map_err(unusable)?;
+    let remembered = state.volumes();
+    let paths = setup.config.volumes.iter().map(|volume| volume.path.clone());
+    let agent = &setup.config.agent;
+    let settings = Settings {
+        appliance: agent.appliance.clone(),
+        boot: VolumeId(boot).to_string(),
+        downloads_max: agent.downloads_max,
+        volumes: paths.map(|path| (path.clone(), remembered.get(&path).map(|old| old.uuid))).collect(),
+        publish_every_ms: u64::try_from(tuning.publish_every.as_millis()).unwrap_or(u64::MAX),
+    };
+    let core = Core::new(settings, loaded, &StateFolder::manifests(&folder), state.keys());
+    let http = Http::new(tuning.patience, agent.downloads_max);
+    let shop = Workshop {
+        http: http.clone(),
+        clock: Clock::start(),
+        hosts: Arc::new(Mutex::new(Hosts::default())),
+        counters: Arc::new(Counters::default()),
+    };
+    let control = Control::new(http, &agent.control, &setup.key);
+    let link = ServerLink::new(&setup.config.socket);
+    let busy = setup.config.volumes.iter().map(|_| Arc::new(AtomicBool::new(false))).collect();
+    let shell =
+        Shell { setup, state, events, control, link, shop, remembered, busy, cancels: HashMap::new() };
+    Ok((shell, core))
+}
+
+struct Shell {
+    setup: AgentSetup,
+    state: StateFolder,
+    events: mpsc::Sender<Event>,
+    control: Control,
+    link: ServerLink,
+    shop: Workshop,
+    remembered: BTreeMap<PathBuf, Remembered>,
+    /// By slot: a look at the volume is under way.
+    busy: Vec<Arc<AtomicBool>>,
+    cancels: HashMap<ObjectId, Arc<AtomicBool>>,
+}
+
+impl Shell {
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::Gather => self.gather(),
+            Action::Scan { slot, uuid, known } => self.scan(slot, uuid, known),
+            Action::Register => self.register(),
+            Action::Report(report) => {
+                let control = self.control.clone();
+                self.spawn(async move { Event::Reported(control.report(&report).await) });
+            }
+            Action::FetchManifest { etag } => self.fetch_manifest(etag),
+            Action::FetchKeys => self.fetch_keys(),
+            Action::AskSources { objects } => self.ask_sources(objects),
+            Action::Start(job) => self.start(job),
+            Action::Cancel(object) => {
+                if let Some(cancelled) = self.cancels.get(&object) {
+                    cancelled.store(true, Ordering::Relaxed);
+                }
+            }
+            Action::Write(contents) => {
+                let (folder, generation) = (self.setup.config.state.clone(), contents.generation);
+                self.spawn(async move {
+                    let written = spawn_blocking(move || generations::publish(&folder, *contents)).await;
+                    let written = written.unwrap_or_else(|panic| Err(panic.to_string()));
+                    Event::Written(written.map(|()| generation))
+                });
+            }
+            Action::Tell(told, request) => self.tell(told, request),
+            Action::Unlink { volume, number } => {
+                blocking("unlink", move || volumes::unlink(&volume, number));
+            }
+            Action::Discard { volume, number } => {
+                blocking("discard", move || incoming::discard(&volume, number));
+            }
+            Action::RemoveGenerations { oldest_in_use } => {
+                let folder = self.setup.config.state.clone();
+                blocking("old generations", move || generations::remove_old(&folder, oldest_in_use));
+            }
+        }
+    }
+
+    fn spawn(&self, work: impl Future<Output = Event> + Send + 'static) {
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            let event = work.await;
+            if events.send(event).await.is_err() {
+                tracing::debug!("an event came after the end");
+            }
+        });
+    }
+
+    /// Server and volumes at once; neither waits for the other, and neither for ever.
+    fn gather(&self) {
+        let link = self.link.clone();
+        let paths = self.setup.config.volumes.iter().map(|volume| volume.path.clone());
+        let probes: Vec<_> = paths
+            .zip(&self.busy)
+            .map(|(path, busy)| {
+                let remembered = self.remembered.get(&path).cloned();
+                tokio::spawn(probe(path, remembered, Arc::clone(busy)))
+            })
+            .collect();
+        self.spawn(async move {
+            let server = link.ask(&ServerRequest::Status).await;
+            if let Err(error) = &server {
+                tracing::debug!("{error}");
+            }
+            let mut volumes = Vec::with_capacity(probes.len());
+            for probe in probes {
+                let panicked = |panic: tokio::task::JoinError| Err(VolumeFault::Failed(panic.to_string()));
+                volumes.push(probe.await.unwrap_or_else(panicked));
+            }
+            Event::Gathered { server: server.ok().map(Box::new), volumes }
+        });
+    }
+
+    fn scan(&self, slot: usize, uuid: VolumeId, known: BTreeMap<u64, u64>) {
+        let Some(volume) = self.setup.config.volumes.get(slot) else { return };
+        let path = volume.path.clone();
+        self.spawn(async move {
+            let work = spawn_blocking(move || volumes::scan(&path, uuid, &known));
+            let scan = match timeout(SCAN_WAIT, work).await {
+                Ok(Ok(scan)) => scan.map_err(|cause| cause.to_string()),
+                Ok(Err(panic)) => Err(panic.to_string()),
+                Err(_) => Err("reading its folders takes too long".to_owned()),
+            };
+            Event::Scanned { slot, scan }
+        });
+    }
+
+    fn register(&self) {
+        let agent = &self.setup.config.agent;
+        let registration = Registration {
+            appliance: agent.appliance.clone(),
+            cluster: agent.cluster.clone(),
+            base_url: agent.base_url.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let control = self.control.clone();
+        self.spawn(async move { Event::Registered(control.register(&registration).await) });
+    }
+
+    fn fetch_manifest(&self, etag: Option<String>) {
+        let (control, cluster) = (self.control.clone(), self.setup.config.agent.cluster.clone());
+        let state = self.state.clone();
+        self.spawn(async move {
+            Event::Manifest(match control.manifest(&cluster, etag.as_deref()).await {
+                Ok(ManifestAnswer::New { etag, manifest, bytes }) => {
+                    keep("manifest", move || state.save_manifest(&bytes)).await;
+                    Ok(Some((etag, manifest)))
+                }
+                Ok(ManifestAnswer::Unchanged | ManifestAnswer::None) => Ok(None),
+                Err(error) => Err(error),
+            })
+        });
+    }
+
+    fn fetch_keys(&self) {
+        let (control, state) = (self.control.clone(), self.state.clone());
+        self.spawn(async move {
+            let keys = control.token_keys().await;
+            if let Ok(keys) = &keys {
+                let keys = keys.clone();
+                keep("token keys", move || state.save_keys(&keys)).await;
+            }
+            Event::Keys(keys)
+        });
+    }
+
+    fn ask_sources(&self, objects: Vec<(ObjectId, MediaPath)>) {
+        let (asked, objects) = objects.into_iter().unzip();
+        let request = FillRequest { appliance: self.setup.config.agent.appliance.clone(), objects };
+        let control = self.control.clone();
+        self.spawn(async move { Event::Sources { asked, answer: control.fill_sources(&request).await } });
+    }
+
+    fn start(&mut self, job: Job) {
+        let object = job.object;
+        let cancelled = Arc::new(AtomicBool::new(false));
+        self.cancels.insert(object, Arc::clone(&cancelled));
+        let shop = self.shop.clone();
+        self.spawn(async move {
+            tracing::debug!(%object, file = incoming::describe(job.at.uuid, job.at.file), "job");
+            Event::JobEnded { object, outcome: shop.run(job, cancelled).await }
+        });
+    }
+
+    fn tell(&self, told: Tell, request: ServerRequest) {
+        let link = self.link.clone();
+        self.spawn(async move { Event::Told { told, answer: link.ask(&request).await.map(Box::new) } });
+    }
+
+    /// What the shell itself keeps of an event.
+    fn notice(&mut self, event: &Event) {
+        match event {
+            Event::JobEnded { object, .. } => {
+                self.cancels.remove(object);
+            }
+            Event::Gathered { volumes, .. } => self.remember_volumes(volumes),
+            Event::Tick
+            | Event::Scanned { .. }
+            | Event::Registered(_)
+            | Event::Reported(_)
+            | Event::Manifest(_)
+            | Event::Keys(_)
+            | Event::Sources { .. }
+            | Event::Written(_)
+            | Event::Told { .. } => {}
+        }
+    }
+
+    fn remember_volumes(&mut self, probes: &[Result<Probed, VolumeFault>]) {
+        let before = self.remembered.clone();
+        for (volume, probe) in self.setup.config.volumes.iter().zip(probes) {
+            let Ok(probed) = probe else { continue };
+            let known = self.remembered.get(&volume.path).is_some_and(|old| old.uuid == probed.uuid);
+            if !known {
+                let mounted = volumes::is_mount_point(&volume.path);
+                self.remembered.insert(volume.path.clone(), Remembered { uuid: probed.uuid, mounted });
+            }
+        }
+        if self.remembered != before {
+            let (state, volumes) = (self.state.clone(), self.remembered.clone());
+            blocking("volumes", move || state.save_volumes(&volumes));
+        }
+    }
+}
+
+async fn probe(
+    path: PathBuf,
+    remembered: Option<Remembered>,
+    busy: Arc<AtomicBool>,
+) -> Result<Probed, VolumeFault> {
+    let hangs = || VolumeFault::Failed(format!("{} does not answer", path.display()));
+    if busy.swap(true, Ordering::AcqRel) {
+        return Err(hangs());
+    }
+    let folder = path.clone();
+    let look = spawn_blocking(move || {
+        let probed = volumes::open(&folder, remembered.as_ref());
+        busy.store(false, Ordering::Release);
+        probed
+    });
+    match timeout(PROBE_WAIT, look).await {
+        Ok(Ok(probed)) => probed,
+        Ok(Err(panic)) => Err(VolumeFault::Failed(panic.to_string())),
+        Err(_) => Err(hangs()),
+    }
+}
+
+/// Saves something that can be fetched again: a failure is said and costs only the next start.
+async fn keep(what: &'static str, work: impl FnOnce() -> std::io::Result<()> + Send + 'static) {
+    match spawn_blocking(work).await {
+        Ok(Ok(())) => {}
+        Ok(Err(cause)) => tracing::error!("{what}: not saved: {cause}"),
+        Err(panic) => tracing::error!("{what}: not saved: {panic}"),
+    }
+}
+
+fn blocking(what: &'static str, work: impl FnOnce() -> std::io::Result<()> + Send + 'static) {
+    tokio::spawn(async move {
+        match spawn_blocking(work).await {
+            Ok(Ok(())) => {}
+            Ok(Err(cause)) => tracing::error!("{what}: {cause}"),
+            Err(panic) => tracing::error!("{what}: {panic}"),
+        }
+    });
+}
+
+/// One question outside the loop: for `oca-fill plan`.
+pub async fn fetch_manifest_once(
+    setup: &AgentSetup,
+    patience: Patience,
+) -> Result<ManifestAnswer, ControlError> {
+    let agent = &setup.config.agent;
+    Control::new(Http::new(patience, 1), &agent.control, &setup.key).manifest(&agent.cluster, None).await
+}

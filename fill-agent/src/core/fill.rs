@@ -1,0 +1,347 @@
+//! What is pulled next, where to, and from whom: the delta in order of worth, so many at a time.
+//!
+//! ```text
+//!   queued ──sources known, a volume has room──> active ──stored──> held
+//!     ^  └─ a spare file has it: checked instead of pulled              │
+//!     └───────────── no source, disk full, volume failed (later) ──────┘
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use content::control_socket::FileName;
+use content::fill::{FILL_REQUEST_OBJECTS_MAX, FillAnswer, FillSource};
+use content::id::ObjectId;
+use content::volume::{VolumeId, file_bytes};
+
+use super::{Action, Core, Retry};
+use crate::clock::Now;
+use crate::control::ControlError;
+use crate::download::{Job, Outcome, Work};
+use crate::incoming::Partial;
+use crate::plan::{Held, choose};
+use crate::sources::until_open_ms;
+
+/// So far ahead of the downloads sources are asked for.
+const SOURCES_AHEAD: usize = 64;
+/// What a source wants in its headers may expire.
+const SOURCES_KEPT_MS: u64 = 5 * 60_000;
+/// An object that could not be pulled is tried again after this long, doubling up to [`TROUBLE_MS_MAX`].
+const TROUBLE_MS: u64 = 1_000;
+const TROUBLE_MS_MAX: u64 = 60_000;
+/// From so many failures on, an operator should look.
+const TROUBLE_SERIOUS: u32 = 3;
+/// So many of the queue are looked at in one step; the rest is worth less and comes later.
+const LOOK_AHEAD: usize = 1_000;
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// By rank: manifest minus what is held minus what is active.
+    queue: BTreeMap<u32, ObjectId>,
+    active: BTreeMap<ObjectId, Active>,
+    sources: BTreeMap<ObjectId, KnownSources>,
+    ask: Retry,
+    trouble: BTreeMap<ObjectId, Trouble>,
+    /// Unfinished downloads that can go on, on usable volumes.
+    partials: BTreeMap<ObjectId, (VolumeId, Partial)>,
+    /// Found to have no room at the last look.
+    unplaced: BTreeSet<ObjectId>,
+    /// Manifest, volumes or holdings changed: the queue is to be made anew.
+    pub stale: bool,
+    /// Downloads given up for another volume: their files are to be removed.
+    dead: Vec<FileName>,
+    pub room_grew: bool,
+}
+
+#[derive(Debug)]
+struct Active {
+    at: FileName,
+    bytes: u64,
+    adopts: bool,
+    cancelled: bool,
+}
+
+#[derive(Debug)]
+struct KnownSources {
+    sources: Vec<FillSource>,
+    asked_ms: u64,
+}
+
+#[derive(Debug)]
+struct Trouble {
+    failures: u32,
+    not_before_ms: u64,
+}
+
+impl State {
+    /// Bytes that active downloads may still take up on a volume, at most.
+    pub fn reserved(&self, uuid: VolumeId) -> u64 {
+        let here = self.active.values().filter(|active| active.at.uuid == uuid && !active.adopts);
+        here.map(|active| file_bytes(active.bytes)).sum()
+    }
+
+    pub fn forget_volume(&mut self, uuid: VolumeId) {
+        self.partials.retain(|_, (on, _)| *on != uuid);
+        self.stale = true;
+    }
+
+    pub fn resume(&mut self, uuid: VolumeId, partial: Partial) {
+        self.partials.insert(partial.object, (uuid, partial));
+    }
+
+    pub fn is_active_file(&self, file: &FileName) -> bool {
+        self.active.values().any(|active| active.at == *file)
+    }
+
+    /// Nothing is under way: all that could be pulled has been, or waits for something.
+    pub fn is_idle(&self) -> bool {
+        self.active.is_empty() && !self.ask.in_flight && !self.stale
+    }
+
+    pub fn asks_for_help(&self) -> bool {
+        !self.unplaced.is_empty() || self.trouble.values().any(|trouble| trouble.failures >= TROUBLE_SERIOUS)
+    }
+}
+
+impl Core {
+    pub(super) fn drive_fill(&mut self, now: Now, actions: &mut Vec<Action>) {
+        if self.control.desired.is_none() {
+            return;
+        }
+        if std::mem::take(&mut self.fill.stale) {
+            self.make_queue(actions);
+        }
+        if std::mem::take(&mut self.fill.room_grew) {
+            self.fill.unplaced.clear();
+        }
+        for file in std::mem::take(&mut self.fill.dead) {
+            if let Some(volume) = self.volume_path(file.uuid) {
+                actions.push(Action::Discard { volume, number: file.file });
+            }
+        }
+        self.start_jobs(now, actions);
+        self.ask_sources(now, actions);
+    }
+
+    /// The queue from the delta; cancels and discards what is not wanted any more.
+    fn make_queue(&mut self, actions: &mut Vec<Action>) {
+        let Some(desired) = &self.control.desired else { return };
+        let fill = &mut self.fill;
+        fill.queue = desired
+            .objects
+            .iter()
+            .filter(|(object, _)| !self.shelf.holds(object) && !fill.active.contains_key(object))
+            .map(|(object, wanted)| (wanted.rank, *object))
+            .collect();
+        fill.unplaced.clear();
+        fill.trouble.retain(|object, _| desired.wants(object));
+        fill.sources.retain(|object, _| desired.wants(object));
+        for (object, active) in &mut fill.active {
+            if !desired.wants(object) && !active.cancelled {
+                active.cancelled = true;
+                actions.push(Action::Cancel(*object));
+            }
+        }
+        let useless: Vec<_> = fill
+            .partials
+            .iter()
+            .filter(|(object, (_, partial))| {
+                let wanted = desired.objects.get(object).is_some_and(|wanted| wanted.bytes == partial.bytes);
+                (!wanted || self.shelf.holds(object)) && !fill.active.contains_key(object)
+            })
+            .map(|(object, _)| *object)
+            .collect();
+        useless.iter().for_each(|object| self.discard_partial(object, actions));
+    }
+
+    fn discard_partial(&mut self, object: &ObjectId, actions: &mut Vec<Action>) {
+        let Some((uuid, partial)) = self.fill.partials.remove(object) else { return };
+        if let Some(volume) = self.volume_path(uuid) {
+            actions.push(Action::Discard { volume, number: partial.number });
+        }
+    }
+
+    /// Volumes are read first: what lies on them need not be pulled.
+    fn start_jobs(&mut self, now: Now, actions: &mut Vec<Action>) {
+        if !self.volumes.settled() {
+            return;
+        }
+        let candidates: Vec<_> =
+            self.fill.queue.iter().take(LOOK_AHEAD).map(|(rank, id)| (*rank, *id)).collect();
+        for (rank, object) in candidates {
+            if self.fill.active.len() >= self.settings.downloads_max {
+                return;
+            }
+            if let Some(job) = self.next_job(object, now) {
+                let adopts = job.work == Work::Adopt;
+                let active = Active { at: job.at.clone(), bytes: job.bytes, adopts, cancelled: false };
+                self.fill.queue.remove(&rank);
+                self.fill.active.insert(object, active);
+                actions.push(Action::Start(job));
+            }
+        }
+    }
+
+    /// None: not now.
+    fn next_job(&mut self, object: ObjectId, now: Now) -> Option<Job> {
+        let bytes = self.control.desired.as_ref()?.objects.get(&object)?.bytes;
+        let waits = self.fill.trouble.get(&object).is_some_and(|trouble| now.ms < trouble.not_before_ms);
+        if waits || self.fill.unplaced.contains(&object) {
+            return None;
+        }
+        let usable = |uuid| self.volumes.slot_of(uuid).is_some();
+        if let Some(spare) = self.shelf.adoptable(&object, usable).filter(|spare| spare.bytes == bytes) {
+            let volume = self.volume_path(spare.uuid)?;
+            return Some(Job { object, bytes, at: spare.name(), volume, work: Work::Adopt });
+        }
+        let known = self.fill.sources.get(&object)?;
+        let open = known.sources.iter().any(|source| until_open_ms(source, now) == 0);
+        if !open || now.ms >= known.asked_ms.saturating_add(SOURCES_KEPT_MS) {
+            return None;
+        }
+        let sources = known.sources.clone();
+        let at = self.place(object, bytes)?;
+        let volume = self.volume_path(at.uuid)?;
+        Some(Job { object, bytes, at, volume, work: Work::Pull(sources) })
+    }
+
+    /// Where an earlier attempt began, or on the volume with the most room, under a new number.
+    fn place(&mut self, object: ObjectId, bytes: u64) -> Option<FileName> {
+        if let Some((uuid, partial)) = self.fill.partials.get(&object) {
+            return Some(FileName { uuid: *uuid, file: partial.number });
+        }
+        let spaces = self.spaces();
+        let Some(space) = choose(&spaces, bytes).and_then(|index| spaces.get(index)) else {
+            tracing::warn!(%object, bytes, "no volume has room for it");
+            self.fill.unplaced.insert(object);
+            return None;
+        };
+        let file = self.shelf.take_number();
+        self.take_space(space.uuid, bytes);
+        Some(FileName { uuid: space.uuid, file })
+    }
+
+    fn ask_sources(&mut self, now: Now, actions: &mut Vec<Action>) {
+        if !self.fill.ask.ready(now) {
+            return;
+        }
+        let Some(desired) = &self.control.desired else { return };
+        let fill = &self.fill;
+        let lacks = |object: &ObjectId| {
+            let waits = fill.trouble.get(object).is_some_and(|trouble| now.ms < trouble.not_before_ms);
+            let known = fill.sources.get(object);
+            let old = known.is_none_or(|known| now.ms >= known.asked_ms.saturating_add(SOURCES_KEPT_MS));
+            old && !waits && !fill.unplaced.contains(object)
+        };
+        let objects: Vec<_> = fill
+            .queue
+            .values()
+            .take(SOURCES_AHEAD.min(FILL_REQUEST_OBJECTS_MAX))
+            .filter(|object| lacks(object))
+            .filter_map(|object| Some((*object, desired.objects.get(object)?.paths.first()?.1.clone())))
+            .collect();
+        if !objects.is_empty() {
+            self.fill.ask.begin();
+            actions.push(Action::AskSources { objects });
+        }
+    }
+
+    pub(super) fn on_sources(
+        &mut self,
+        asked: &[ObjectId],
+        answer: Result<FillAnswer, ControlError>,
+        now: Now,
+    ) {
+        match answer {
+            Ok(answer) => {
+                self.fill.ask.succeed(now);
+                let mut given: BTreeMap<_, _> =
+                    answer.objects.into_iter().map(|given| (given.path.object, given.sources)).collect();
+                for object in asked {
+                    let sources = given.remove(object).unwrap_or_default();
+                    if sources.is_empty() {
+                        self.trouble(*object, "no source has it", now);
+                    } else {
+                        self.fill.sources.insert(*object, KnownSources { sources, asked_ms: now.ms });
+                    }
+                }
+            }
+            Err(error) => {
+                self.fill.ask.fail(now);
+                tracing::warn!("{error}");
+            }
+        }
+    }
+
+    fn trouble(&mut self, object: ObjectId, reason: &str, now: Now) {
+        let trouble = self.fill.trouble.entry(object).or_insert(Trouble { failures: 0, not_before_ms: 0 });
+        let wait = TROUBLE_MS.saturating_mul(1 << trouble.failures.min(16)).min(TROUBLE_MS_MAX);
+        trouble.failures = trouble.failures.saturating_add(1);
+        trouble.not_before_ms = now.ms.saturating_add(wait);
+        tracing::warn!(%object, again_in_ms = wait, "not pulled: {reason}");
+    }
+
+    pub(super) fn on_job_ended(&mut self, object: ObjectId, outcome: Outcome, now: Now) {
+        let Some(active) = self.fill.active.remove(&object) else { return };
+        let at = Held { uuid: active.at.uuid, file: active.at.file, bytes: active.bytes };
+        self.fill.sources.remove(&object);
+        match outcome {
+            Outcome::Stored => self.on_stored(object, at),
+            Outcome::NoSource(reason) => {
+                self.keep_partial(object, &active);
+                self.trouble(object, &reason, now);
+            }
+            Outcome::DiskFull => {
+                tracing::warn!(volume = %at.uuid, "the volume is full: another one is tried");
+                self.fill.partials.remove(&object);
+                self.fill.dead.push(active.at.clone());
+                self.no_space(at.uuid);
+            }
+            Outcome::VolumeFailed(reason) => self.fail_volume(at.uuid, &reason, now),
+            Outcome::Damaged(reason) => self.on_damaged(object, &active, &reason, now),
+            Outcome::Cancelled => self.keep_partial(object, &active),
+        }
+        self.requeue(object);
+    }
+
+    fn on_stored(&mut self, object: ObjectId, at: Held) {
+        self.fill.partials.remove(&object);
+        self.fill.trouble.remove(&object);
+        if self.volumes.slot_of(at.uuid).is_none() {
+            // Its volume went in the meantime; should it come back, the scan finds the file.
+            return;
+        }
+        self.shelf.hold(object, at);
+        if !self.control.desired.as_ref().is_some_and(|desired| desired.wants(&object)) {
+            self.shelf.release(&object, false);
+        }
+    }
+
+    fn on_damaged(&mut self, object: ObjectId, active: &Active, reason: &str, now: Now) {
+        if active.adopts {
+            tracing::error!("not adopted: {reason}");
+            self.shelf.withdraw(std::slice::from_ref(&active.at));
+        } else {
+            self.trouble(object, reason, now);
+        }
+    }
+
+    /// What came so far stays on its volume, for the next attempt.
+    fn keep_partial(&mut self, object: ObjectId, active: &Active) {
+        if !active.adopts {
+            let partial = Partial { number: active.at.file, object, bytes: active.bytes };
+            self.fill.partials.insert(object, (active.at.uuid, partial));
+        }
+    }
+
+    fn requeue(&mut self, object: ObjectId) {
+        let wanted = self.control.desired.as_ref().and_then(|desired| desired.objects.get(&object));
+        match wanted {
+            Some(wanted) if !self.shelf.holds(&object) => {
+                self.fill.queue.insert(wanted.rank, object);
+            }
+            // Its leftovers are discarded when the queue is made anew.
+            None => self.fill.stale = true,
+            Some(_) => {}
+        }
+    }
+}

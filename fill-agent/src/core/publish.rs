@@ -1,0 +1,182 @@
+//! When a new generation is made, and what may be unlinked after it.
+//!
+//! ```text
+//!   changed ──due──> Write ──on disk, current──> Tell the server ──serves it──> Unlink what only older ones name
+//! ```
+//!
+//! A server that is away is told when it is back; it reads `current` by itself at its start.
+
+use content::catalogue::{Contents, Entry};
+use content::control_socket::{ServerRequest, ServerStatus};
+use content::id::CatalogueKey;
+
+use super::{Action, Core, Retry, Tell};
+use crate::clock::Now;
+use crate::generations::Loaded;
+use crate::server_link::ServerError;
+
+/// Even what is urgent is not published more often than this.
+const URGENT_EVERY_MS: u64 = 1_000;
+/// After a generation was refused, the next one waits so long.
+const REFUSED_MS: u64 = 10_000;
+/// Generations are removed this often at most.
+const TIDY_EVERY_MS: u64 = 1_000;
+
+#[derive(Debug)]
+pub(super) struct State {
+    /// Objects were withdrawn or let go: publish at once.
+    pub urgent: bool,
+    writing: Option<Contents>,
+    write: Retry,
+    tell: Retry,
+    last_ms: u64,
+    last_tidy: u64,
+    /// Older generations than this were removed.
+    tidied: u64,
+    /// The server refused a generation; cleared when it serves one that is newer.
+    pub refused: bool,
+    /// The newest on the disk, and the one before it: what the server serves is one of them, or is unknown.
+    pub current: Contents,
+    before: Contents,
+}
+
+impl State {
+    pub fn new(loaded: Loaded) -> Self {
+        Self {
+            // A fallback is made current again by a generation of its own.
+            urgent: !loaded.is_current && loaded.contents.generation != 0,
+            writing: None,
+            write: Retry::default(),
+            tell: Retry::default(),
+            last_ms: 0,
+            last_tidy: 0,
+            tidied: 0,
+            refused: false,
+            current: loaded.contents,
+            before: Contents::default(),
+        }
+    }
+
+    /// What the generation that the server serves says, if it is one of ours.
+    pub fn served(&self, status: &ServerStatus) -> Option<&Contents> {
+        let known = [&self.current, &self.before];
+        known.into_iter().find(|contents| status.generation != 0 && contents.generation == status.generation)
+    }
+}
+
+/// By its key; entries are sorted by it.
+pub(super) fn find<'a>(contents: &'a Contents, key: &CatalogueKey) -> Option<&'a Entry> {
+    let index = contents.entries.binary_search_by_key(key, |entry| entry.key).ok()?;
+    contents.entries.get(index)
+}
+
+impl Core {
+    pub(super) fn drive_publish(&mut self, now: Now, actions: &mut Vec<Action>) {
+        if self.publish_due(now) {
+            self.begin_write(now, actions);
+        }
+        self.tell_server(now, actions);
+        self.unlink(now, actions);
+    }
+
+    fn publish_due(&self, now: Now) -> bool {
+        let publish = &self.publish;
+        if publish.writing.is_some() || !publish.write.ready(now) || !self.volumes.settled() {
+            return false;
+        }
+        let since = now.ms.saturating_sub(publish.last_ms);
+        if publish.last_ms != 0 && since < URGENT_EVERY_MS {
+            return false;
+        }
+        let due = self.fill.is_idle() || since >= self.settings.publish_every_ms;
+        publish.urgent || (self.shelf.changed() && due)
+    }
+
+    fn begin_write(&mut self, now: Now, actions: &mut Vec<Action>) {
+        // A fallback says the same as the generation before and must be written all the same.
+        let forced = self.publish.urgent && self.publish.current.generation < self.shelf.generation();
+        self.publish.urgent = false;
+        let last = if forced { Contents::default() } else { self.publish.current.clone() };
+        let Some(contents) = self.shelf.next_generation(&last) else { return };
+        self.publish.write.begin();
+        self.publish.last_ms = now.ms.max(1);
+        self.publish.writing = Some(contents.clone());
+        actions.push(Action::Write(Box::new(contents)));
+    }
+
+    pub(super) fn on_written(&mut self, result: Result<u64, String>, now: Now) {
+        let Some(contents) = self.publish.writing.take() else { return };
+        match result {
+            Ok(generation) => {
+                tracing::info!(generation, objects = contents.entries.len(), "published");
+                self.publish.write.succeed(now);
+                self.publish.before = std::mem::replace(&mut self.publish.current, contents);
+                self.publish.tell.succeed(now);
+            }
+            Err(reason) => {
+                tracing::error!("the catalogue cannot be written: {reason}");
+                self.publish.write.fail(now);
+                self.shelf.not_published();
+                self.publish.urgent = true;
+            }
+        }
+    }
+
+    fn tell_server(&mut self, now: Now, actions: &mut Vec<Action>) {
+        let generation = self.publish.current.generation;
+        let behind = self.server.as_ref().is_some_and(|status| status.generation < generation);
+        if behind && self.publish.tell.ready(now) && self.publish.writing.is_none() {
+            self.publish.tell.begin();
+            actions.push(Action::Tell(Tell::Publish, ServerRequest::Publish { generation }));
+        }
+    }
+
+    pub(super) fn on_told(&mut self, told: Tell, answer: Result<Box<ServerStatus>, ServerError>, now: Now) {
+        let ok = answer.is_ok();
+        if let Err(error) = &answer {
+            tracing::warn!(?told, "{error}");
+        }
+        match told {
+            Tell::Publish => {
+                let refused = matches!(answer, Err(ServerError::Refused(_)));
+                self.publish.refused = refused;
+                if ok {
+                    self.publish.tell.succeed(now)
+                } else {
+                    self.publish.tell.fail(now)
+                }
+                if refused {
+                    // Our own bytes, damaged on their way to the disk or on it: write them again.
+                    self.shelf.not_published();
+                    self.publish.current.generation = 0;
+                    self.publish.urgent = true;
+                    self.publish.write.wait_until(now, REFUSED_MS);
+                }
+                self.report.due = true;
+            }
+            Tell::Keys => self.on_told_keys(ok, now),
+            Tell::Drain => self.on_told_drain(ok, now),
+        }
+        if let Ok(status) = answer {
+            self.on_status(Some(*status));
+        }
+    }
+
+    /// Nothing is unlinked before the manifest is known and what lies on the volumes has been seen.
+    fn unlink(&mut self, now: Now, actions: &mut Vec<Action>) {
+        if !self.volumes.settled() || now.ms < self.publish.last_tidy.saturating_add(TIDY_EVERY_MS) {
+            return;
+        }
+        let Some(desired) = &self.control.desired else { return };
+        self.publish.last_tidy = now.ms;
+        let oldest = self.server.as_ref().filter(|status| status.generation != 0).map(|s| s.oldest_in_use);
+        let files = self.shelf.unlinkable(oldest, desired);
+        for file in files.iter().filter(|file| !self.fill.is_active_file(file)).cloned().collect::<Vec<_>>() {
+            self.remove_file(&file, actions);
+        }
+        if let Some(oldest_in_use) = oldest.filter(|oldest| *oldest != self.publish.tidied) {
+            self.publish.tidied = oldest_in_use;
+            actions.push(Action::RemoveGenerations { oldest_in_use });
+        }
+    }
+}

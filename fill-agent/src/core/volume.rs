@@ -1,0 +1,260 @@
+//! Which volumes are there, and what follows when one goes or comes back.
+//!
+//! ```text
+//!   Away (missing, failed, refused by the server) ──probe ok──> Scanning ──scan ok──> Usable
+//!     ^──────────────── probe or write fails, uuid changes ─────────┴───────────────────┘
+//! ```
+//!
+//! What a volume held is withdrawn the moment it is away; when it is back its files are found by the scan and, if
+//! still wanted, held again once they have been read in full.
+
+use std::collections::BTreeMap;
+
+use content::control_socket::ServerStatus;
+use content::report::VolumeState;
+use content::volume::{VolumeId, file_bytes};
+
+use super::{Action, Core};
+use crate::clock::Now;
+use crate::plan::Space;
+use crate::volumes::{Probed, Scan, VolumeFault};
+
+/// After a write failed, the volume is left alone for this long.
+const FAILED_MS: u64 = 5 * 60_000;
+/// The server must call a volume unusable so many times in a row before its objects are withdrawn: at its
+/// own start it may not have opened it yet.
+const UNUSABLE_REPORTS: u32 = 2;
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub slots: Vec<Slot>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    /// As last seen.
+    pub uuid: Option<VolumeId>,
+    pub stage: Stage,
+    pub bytes_total: u64,
+    pub bytes_free: u64,
+    /// Why it is away.
+    pub reason: String,
+    pub seen: Seen,
+    failed_until_ms: u64,
+    unusable_reports: u32,
+}
+
+/// `content`'s state of a volume, plus the time before the first look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Seen {
+    #[default]
+    Unknown,
+    Is(VolumeState),
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Stage {
+    #[default]
+    Away,
+    ToScan,
+    Scanning,
+    Usable,
+}
+
+impl State {
+    pub fn new(uuids: impl Iterator<Item = Option<VolumeId>>) -> Self {
+        Self { slots: uuids.map(|uuid| Slot { uuid, ..Slot::default() }).collect() }
+    }
+
+    pub fn slot_of(&self, uuid: VolumeId) -> Option<usize> {
+        self.slots.iter().position(|slot| slot.uuid == Some(uuid) && slot.stage == Stage::Usable)
+    }
+
+    pub fn all_ok(&self) -> bool {
+        self.slots.iter().all(|slot| slot.seen == Seen::Is(VolumeState::Ok))
+    }
+
+    pub fn any_usable(&self) -> bool {
+        self.slots.iter().any(|slot| slot.stage == Stage::Usable)
+    }
+
+    /// Every volume has been looked at, and every one that is there has been read.
+    pub fn settled(&self) -> bool {
+        self.slots
+            .iter()
+            .all(|slot| slot.seen != Seen::Unknown && !matches!(slot.stage, Stage::ToScan | Stage::Scanning))
+    }
+}
+
+impl Core {
+    pub(super) fn drive_volumes(&mut self, _now: Now, actions: &mut Vec<Action>) {
+        for (slot, volume) in self.volumes.slots.iter_mut().enumerate() {
+            let Some(uuid) = volume.uuid.filter(|_| volume.stage == Stage::ToScan) else { continue };
+            volume.stage = Stage::Scanning;
+            let mut known: BTreeMap<u64, u64> = BTreeMap::new();
+            for held in self.shelf.held().values().filter(|held| held.uuid == uuid) {
+                known.insert(held.file, held.bytes);
+            }
+            actions.push(Action::Scan { slot, uuid, known });
+        }
+    }
+
+    pub(super) fn on_probed(&mut self, volumes: Vec<Result<Probed, VolumeFault>>, now: Now) {
+        for (slot, probe) in volumes.into_iter().enumerate() {
+            let twin = probe.as_ref().is_ok_and(|probed| self.is_twin(slot, probed.uuid));
+            match probe {
+                Ok(probed) if twin => {
+                    let what = format!("uuid {} is at another path too: one of them is a copy", probed.uuid);
+                    self.lose_slot(slot, VolumeState::Failed, &what);
+                }
+                Ok(probed) => self.on_volume_there(slot, &probed, now),
+                Err(VolumeFault::Missing(what)) => self.lose_slot(slot, VolumeState::Missing, &what),
+                Err(VolumeFault::Failed(what)) => self.lose_slot(slot, VolumeState::Failed, &what),
+            }
+        }
+        self.drop_vanished(now);
+    }
+
+    fn is_twin(&self, slot: usize, uuid: VolumeId) -> bool {
+        let earlier = self.volumes.slots.iter().take(slot);
+        let mut there = earlier.filter(|other| other.stage != Stage::Away);
+        there.any(|other| other.uuid == Some(uuid))
+    }
+
+    fn on_volume_there(&mut self, slot: usize, probed: &Probed, now: Now) {
+        let changed = self.volumes.slots[slot].uuid.is_some_and(|old| old != probed.uuid);
+        if changed {
+            self.lose_slot(slot, VolumeState::Missing, "another volume is at its path now");
+        }
+        let reserved = self.fill.reserved(probed.uuid);
+        let unusable = self.server.as_ref().is_some_and(|status| refuses(status, probed.uuid));
+        let volume = &mut self.volumes.slots[slot];
+        volume.uuid = Some(probed.uuid);
+        volume.bytes_total = probed.bytes_total;
+        let free = probed.bytes_free.saturating_sub(reserved);
+        if free > volume.bytes_free {
+            self.fill.room_grew = true;
+        }
+        volume.bytes_free = free;
+        volume.unusable_reports = if unusable { volume.unusable_reports.saturating_add(1) } else { 0 };
+        if volume.unusable_reports >= UNUSABLE_REPORTS {
+            return self.lose_slot(slot, VolumeState::Failed, "the server cannot read from it");
+        }
+        if now.ms < volume.failed_until_ms {
+            return;
+        }
+        volume.seen = Seen::Is(VolumeState::Ok);
+        if volume.stage == Stage::Away {
+            volume.stage = Stage::ToScan;
+            volume.reason.clear();
+        }
+    }
+
+    /// What the catalogue names on volumes that no configured path leads to is withdrawn, once all have been looked at.
+    fn drop_vanished(&mut self, _now: Now) {
+        let there: Vec<_> = self
+            .volumes
+            .slots
+            .iter()
+            .filter(|slot| slot.stage != Stage::Away)
+            .filter_map(|slot| slot.uuid)
+            .collect();
+        let mut gone: Vec<_> = self.shelf.held().values().map(|held| held.uuid).collect();
+        gone.sort_unstable();
+        gone.dedup();
+        for uuid in gone.into_iter().filter(|uuid| !there.contains(uuid)) {
+            let objects = self.shelf.lose_volume(uuid);
+            tracing::error!(volume = %uuid, objects, "a volume is gone: its objects are withdrawn and pulled again");
+            self.publish.urgent = true;
+            self.fill.stale = true;
+        }
+    }
+
+    fn lose_slot(&mut self, slot: usize, state: VolumeState, reason: &str) {
+        let volume = &mut self.volumes.slots[slot];
+        let news = volume.seen != Seen::Is(state) || volume.reason != reason;
+        volume.seen = Seen::Is(state);
+        volume.stage = Stage::Away;
+        reason.clone_into(&mut volume.reason);
+        if news {
+            tracing::error!("volume lost: {reason}");
+        }
+        let Some(uuid) = volume.uuid else { return };
+        if self.shelf.lose_volume(uuid) > 0 {
+            self.publish.urgent = true;
+        }
+        self.fill.forget_volume(uuid);
+    }
+
+    /// A write or a look at the volume went wrong.
+    pub(super) fn fail_volume(&mut self, uuid: VolumeId, reason: &str, now: Now) {
+        let slot = self.volumes.slots.iter().position(|slot| slot.uuid == Some(uuid));
+        let Some(slot) = slot else { return };
+        self.volumes.slots[slot].failed_until_ms = now.ms.saturating_add(FAILED_MS);
+        self.lose_slot(slot, VolumeState::Failed, reason);
+    }
+
+    pub(super) fn on_scanned(&mut self, slot: usize, scan: Result<Scan, String>, now: Now) {
+        let volume = &mut self.volumes.slots[slot];
+        let Some(uuid) = volume.uuid.filter(|_| volume.stage == Stage::Scanning) else { return };
+        match scan {
+            Err(reason) => self.fail_volume(uuid, &reason, now),
+            Ok(scan) => {
+                volume.stage = Stage::Usable;
+                self.take_scan(uuid, scan);
+            }
+        }
+    }
+
+    fn take_scan(&mut self, uuid: VolumeId, scan: Scan) {
+        tracing::info!(
+            volume = %uuid,
+            strangers = scan.strangers.len(),
+            missing = scan.missing.len(),
+            unfinished = scan.partials.len(),
+            "volume is usable"
+        );
+        for file in &scan.missing {
+            tracing::error!(volume = %file.uuid, file = file.file, "a file that the catalogue names is not there whole");
+            self.shelf.missing(file);
+            self.publish.urgent = true;
+        }
+        for (file, object, bytes) in scan.strangers {
+            self.shelf.found(content::control_socket::FileName { uuid, file }, object, bytes);
+        }
+        for partial in scan.partials {
+            self.shelf.numbers_above(partial.number);
+            self.fill.resume(uuid, partial);
+        }
+        self.fill.stale = true;
+    }
+
+    /// The volumes that objects may be put on.
+    pub(super) fn spaces(&self) -> Vec<Space> {
+        let usable = self.volumes.slots.iter().filter(|slot| slot.stage == Stage::Usable);
+        usable
+            .filter_map(|slot| {
+                let uuid = slot.uuid?;
+                Some(Space { uuid, bytes_total: slot.bytes_total, bytes_free: slot.bytes_free })
+            })
+            .collect()
+    }
+
+    pub(super) fn take_space(&mut self, uuid: VolumeId, bytes: u64) {
+        if let Some(slot) = self.volumes.slots.iter_mut().find(|slot| slot.uuid == Some(uuid)) {
+            slot.bytes_free = slot.bytes_free.saturating_sub(file_bytes(bytes));
+        }
+    }
+
+    /// The disk said that it is full, whatever we believed.
+    pub(super) fn no_space(&mut self, uuid: VolumeId) {
+        if let Some(slot) = self.volumes.slots.iter_mut().find(|slot| slot.uuid == Some(uuid)) {
+            slot.bytes_free = 0;
+        }
+    }
+}
+
+/// The server knows the volume and cannot use it.
+pub(super) fn refuses(status: &ServerStatus, uuid: VolumeId) -> bool {
+    status.generation > 0 && status.volumes.iter().any(|volume| volume.uuid == uuid && !volume.usable)
+}

@@ -1,0 +1,185 @@
+//! The generations of the catalogue in the state folder: reads them at start, writes the next, makes it current by
+//! rename, removes old ones. Impure.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use content::catalogue::file::Catalogue;
+use content::catalogue::{
+    CATALOGUE_FOLDER, CURRENT_NAME, Contents, build, generation_name, generation_of_name,
+};
+use content::control_socket::FileName;
+
+use crate::shelf::{NUMBERS_SKIPPED, name_of};
+use crate::volumes::{make_folder, sync_folder, write_whole};
+
+/// What the state folder says at start.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Loaded {
+    /// What to go on from: the current generation, or the newest intact older one, or nothing.
+    pub contents: Contents,
+    /// `contents` is what `current` names, undamaged.
+    pub is_current: bool,
+    /// Each other generation on the disk, and the files that it names (none if it is damaged).
+    pub others: Vec<(u64, Vec<FileName>)>,
+}
+
+/// Reads every generation; changes nothing.
+pub fn load(state: &Path) -> io::Result<Loaded> {
+    let folder = state.join(CATALOGUE_FOLDER);
+    let mut generations = list(&folder)?;
+    generations.sort_unstable_by(|a, b| b.cmp(a));
+    let current = fs::read_to_string(folder.join(CURRENT_NAME)).ok();
+    let current = current.as_deref().and_then(generation_of_name);
+    let candidates = generations.iter().filter(|generation| current.is_none_or(|now| **generation <= now));
+    let chosen = candidates.copied().find_map(|generation| read(&folder, generation));
+    let mut loaded = Loaded::default();
+    if let Some(contents) = chosen {
+        loaded.is_current = current == Some(contents.generation);
+        loaded.contents = contents;
+    } else if !generations.is_empty() {
+        tracing::error!("no generation of the catalogue in {} is intact", folder.display());
+        loaded.contents.next_file = NUMBERS_SKIPPED;
+    }
+    for generation in generations.into_iter().filter(|other| *other != loaded.contents.generation) {
+        let named = read(&folder, generation).map(|contents| {
+            loaded.contents.next_file = loaded.contents.next_file.max(contents.next_file);
+            contents.files.iter().filter_map(|file| name_of(&contents, file)).collect()
+        });
+        loaded.others.push((generation, named.unwrap_or_default()));
+    }
+    Ok(loaded)
+}
+
+/// Removes files that a kill left half-written.
+pub fn remove_temporary(state: &Path) -> io::Result<()> {
+    let folder = state.join(CATALOGUE_FOLDER);
+    make_folder(&folder)?;
+    for entry in fs::read_dir(&folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "tmp") {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes a generation and makes it current. A kill at any point leaves the old one or the new one current, whole.
+pub fn publish(state: &Path, contents: Contents) -> Result<(), String> {
+    let folder = state.join(CATALOGUE_FOLDER);
+    let name = generation_name(contents.generation);
+    let bytes = build::to_bytes(contents).map_err(|defect| defect.to_string())?;
+    let write = || {
+        make_folder(&folder)?;
+        write_whole(&folder, &name, &bytes)?;
+        write_whole(&folder, CURRENT_NAME, format!("{name}\n").as_bytes())
+    };
+    write().map_err(|cause| format!("{}: {cause}", folder.display()))
+}
+
+/// Removes generations older than `oldest_in_use`; the newest two stay, one to fall back to.
+pub fn remove_old(state: &Path, oldest_in_use: u64) -> io::Result<()> {
+    let folder = state.join(CATALOGUE_FOLDER);
+    let mut generations = list(&folder)?;
+    generations.sort_unstable_by(|a, b| b.cmp(a));
+    let old: Vec<_> = generations.into_iter().skip(2).filter(|old| *old < oldest_in_use).collect();
+    if old.is_empty() {
+        return Ok(());
+    }
+    for generation in old {
+        fs::remove_file(folder.join(generation_name(generation)))?;
+    }
+    sync_folder(&folder)
+}
+
+fn list(folder: &Path) -> io::Result<Vec<u64>> {
+    let entries = match fs::read_dir(folder) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let names = entries.map(|entry| Ok(entry?.file_name().to_str().and_then(generation_of_name)));
+    names.filter_map(io::Result::transpose).collect()
+}
+
+fn read(folder: &Path, generation: u64) -> Option<Contents> {
+    let path: PathBuf = folder.join(generation_name(generation));
+    let opened = Catalogue::open(&path).and_then(|catalogue| {
+        catalogue.verify()?;
+        Ok(catalogue.contents())
+    });
+    match opened {
+        Ok(contents) if contents.generation == generation => Some(contents),
+        Ok(_) => {
+            tracing::error!("{} is another generation than its name says", path.display());
+            None
+        }
+        Err(cause) => {
+            tracing::error!("{}: {cause}", path.display());
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use content::catalogue::FileRecord;
+    use content::volume::VolumeId;
+
+    use super::*;
+
+    fn contents(generation: u64) -> Contents {
+        let files = vec![FileRecord { number: generation, data_bytes: 1, volume: 0 }];
+        Contents {
+            generation,
+            next_file: generation + 1,
+            volumes: vec![VolumeId([1; 16])],
+            files,
+            entries: vec![],
+        }
+    }
+
+    #[test]
+    fn a_damaged_current_generation_gives_way_to_the_newest_intact_older_one() {
+        let state = tempfile::tempdir().unwrap();
+        for generation in [1, 2, 3] {
+            publish(state.path(), contents(generation)).unwrap();
+        }
+        let intact = load(state.path()).unwrap();
+        assert_eq!((intact.contents.clone(), intact.is_current), (contents(3), true));
+        let path = state.path().join(CATALOGUE_FOLDER).join(generation_name(3));
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[5000] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let loaded = load(state.path()).unwrap();
+        assert_eq!((loaded.contents.generation, loaded.is_current), (2, false));
+        assert_eq!(loaded.others[0], (3, vec![]));
+        fs::write(state.path().join(CATALOGUE_FOLDER).join(CURRENT_NAME), b"nonsense").unwrap();
+        assert_eq!(load(state.path()).unwrap().contents.generation, 2);
+    }
+
+    #[test]
+    fn nothing_intact_skips_numbers_and_an_empty_folder_starts_from_nothing() {
+        let state = tempfile::tempdir().unwrap();
+        assert_eq!(load(state.path()).unwrap(), Loaded::default());
+        fs::create_dir(state.path().join(CATALOGUE_FOLDER)).unwrap();
+        fs::write(state.path().join(CATALOGUE_FOLDER).join(generation_name(7)), b"rubbish").unwrap();
+        let loaded = load(state.path()).unwrap();
+        assert_eq!(loaded.contents.next_file, NUMBERS_SKIPPED);
+        assert_eq!(loaded.others, [(7, vec![])]);
+    }
+
+    #[test]
+    fn old_generations_go_when_nobody_uses_them_and_one_stays_to_fall_back_to() {
+        let state = tempfile::tempdir().unwrap();
+        for generation in 1..=5 {
+            publish(state.path(), contents(generation)).unwrap();
+        }
+        remove_old(state.path(), 3).unwrap();
+        let mut left = list(&state.path().join(CATALOGUE_FOLDER)).unwrap();
+        left.sort_unstable();
+        assert_eq!(left, [3, 4, 5]);
+        remove_old(state.path(), 5).unwrap();
+        assert_eq!(list(&state.path().join(CATALOGUE_FOLDER)).unwrap().len(), 2);
+    }
+}

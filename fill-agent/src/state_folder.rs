@@ -1,0 +1,120 @@
+//! The agent's own lasting state, in `agent/` of the state folder: a lock, the manifest it works to and the one before,
+//! the token keys, and which volume was at which path. All of it can be fetched or found again. Impure.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use content::control_socket::PublicKey;
+use content::manifest::Manifest;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::config::OperatorError;
+use crate::volumes::{Remembered, make_folder, write_whole};
+
+const FOLDER: &str = "agent";
+const MANIFEST: &str = "manifest.ndjson";
+const MANIFEST_BEFORE: &str = "manifest-before.ndjson";
+const KEYS: &str = "token-keys.json";
+const VOLUMES: &str = "volumes.json";
+
+/// `GET /v1/agent/token-keys`, and the copy of it that outlives a restart without the control plane.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenKeys {
+    pub version: String,
+    pub keys: Vec<PublicKey>,
+}
+
+#[derive(Clone, Debug)]
+pub struct StateFolder {
+    folder: PathBuf,
+}
+
+/// Held as long as the agent runs; the kernel lets go of it when the process ends, however it ends.
+#[derive(Debug)]
+pub struct InstanceLock {
+    _file: Flock<File>,
+}
+
+impl StateFolder {
+    pub fn open(state: &Path) -> Result<Self, OperatorError> {
+        let folder = state.join(FOLDER);
+        let unusable = |cause| OperatorError::StateUnusable { folder: state.to_owned(), cause };
+        make_folder(&folder).map_err(unusable)?;
+        Ok(Self { folder })
+    }
+
+    /// One agent per state folder.
+    pub fn lock(&self) -> Result<InstanceLock, OperatorError> {
+        let path = self.folder.join("lock");
+        let unusable = |cause| OperatorError::StateUnusable { folder: self.folder.clone(), cause };
+        let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(unusable)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(file) => Ok(InstanceLock { _file: file }),
+            Err((_, Errno::EWOULDBLOCK)) => {
+                Err(OperatorError::AlreadyRunning { folder: self.folder.clone(), lock: path })
+            }
+            Err((_, errno)) => Err(unusable(errno.into())),
+        }
+    }
+
+    /// The manifests that were saved, the newest first. A damaged one is none.
+    pub fn manifests(state: &Path) -> Vec<Manifest> {
+        let read = |name| fs::read(state.join(FOLDER).join(name)).ok();
+        let all = [MANIFEST, MANIFEST_BEFORE].into_iter().filter_map(read);
+        all.filter_map(|bytes| Manifest::parse(&bytes).ok()).collect()
+    }
+
+    pub fn save_manifest(&self, bytes: &[u8]) -> io::Result<()> {
+        let current = self.folder.join(MANIFEST);
+        match fs::rename(&current, self.folder.join(MANIFEST_BEFORE)) {
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
+            _ => {}
+        }
+        write_whole(&self.folder, MANIFEST, bytes)
+    }
+
+    pub fn keys(&self) -> Option<TokenKeys> {
+        self.read(KEYS)
+    }
+
+    pub fn save_keys(&self, keys: &TokenKeys) -> io::Result<()> {
+        self.write(KEYS, keys)
+    }
+
+    /// By path of the volume.
+    pub fn volumes(&self) -> BTreeMap<PathBuf, Remembered> {
+        self.read(VOLUMES).unwrap_or_default()
+    }
+
+    pub fn save_volumes(&self, volumes: &BTreeMap<PathBuf, Remembered>) -> io::Result<()> {
+        self.write(VOLUMES, volumes)
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        serde_json::from_slice(&fs::read(self.folder.join(name)).ok()?).ok()
+    }
+
+    fn write(&self, name: &str, value: &impl Serialize) -> io::Result<()> {
+        write_whole(&self.folder, name, &serde_json::to_vec(value).map_err(io::Error::other)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_agent_on_one_state_folder_is_refused_and_a_later_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateFolder::open(folder.path()).unwrap();
+        let lock = state.lock().unwrap();
+        assert!(matches!(state.lock(), Err(OperatorError::AlreadyRunning { .. })));
+        drop(lock);
+        state.lock().unwrap();
+    }
+}

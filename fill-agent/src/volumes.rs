@@ -1,0 +1,238 @@
+//! Volumes as folders: opens or creates them, looks at how they are, finds what lies on them, unlinks. Impure.
+//!
+//! A volume that is not there is no reason to stop: what is said here is a state and a reason, in words.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use content::control_socket::FileName;
+use content::id::ObjectId;
+use content::volume::{
+    FILES_FOLDER, INCOMING_FOLDER, MARKER_NAME, Marker, TRAILER_BYTES, Trailer, VolumeId, file_bytes,
+    file_name, file_number,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::incoming::{self, Partial};
+
+/// A volume that answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probed {
+    pub uuid: VolumeId,
+    pub bytes_total: u64,
+    pub bytes_free: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeFault {
+    /// The disk is not there.
+    #[error("{0}")]
+    Missing(String),
+    /// It is there and is no good.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// What was known of a path at an earlier start: tells a new disk from one that is not mounted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remembered {
+    pub uuid: VolumeId,
+    /// Its folder was the root of a filesystem of its own.
+    pub mounted: bool,
+}
+
+/// Reads the marker; an empty folder becomes a new volume, unless a disk used to be mounted there.
+pub fn open(path: &Path, remembered: Option<&Remembered>) -> Result<Probed, VolumeFault> {
+    match probe(path) {
+        Err(VolumeFault::Missing(_)) if is_empty_folder(path) => {
+            if remembered.is_some_and(|old| old.mounted) && !is_mount_point(path) {
+                let what = format!("{} is empty and nothing is mounted on it any more", path.display());
+                return Err(VolumeFault::Missing(what));
+            }
+            create(path).map_err(|cause| failed(path, "cannot be made a volume", &cause))?;
+        }
+        Err(other) => return Err(other),
+        Ok(_) => {}
+    }
+    for folder in [FILES_FOLDER, INCOMING_FOLDER] {
+        make_folder(&path.join(folder)).map_err(|cause| failed(path, "cannot be written to", &cause))?;
+    }
+    probe(path)
+}
+
+/// Reads the marker and the free space; changes nothing.
+pub fn probe(path: &Path) -> Result<Probed, VolumeFault> {
+    let missing = |what: String| VolumeFault::Missing(format!("{}: {what}", path.display()));
+    let bytes = match fs::read(path.join(MARKER_NAME)) {
+        Ok(bytes) => bytes,
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+            return Err(missing(format!("there is no {MARKER_NAME}")));
+        }
+        Err(cause) => return Err(failed(path, "its marker cannot be read", &cause)),
+    };
+    let marker =
+        Marker::parse(&bytes).map_err(|cause| VolumeFault::Failed(format!("{}: {cause}", path.display())))?;
+    space_of(path, marker.uuid).map_err(|cause| failed(path, "its free space cannot be read", &cause))
+}
+
+fn space_of(path: &Path, uuid: VolumeId) -> io::Result<Probed> {
+    let space = nix::sys::statvfs::statvfs(path)?;
+    let unit = space.fragment_size();
+    Ok(Probed {
+        uuid,
+        bytes_total: unit.saturating_mul(space.blocks()),
+        bytes_free: unit.saturating_mul(space.blocks_available()),
+    })
+}
+
+/// What [`open`] would make of an empty folder, without making it. `uuid` stands in for the one it would get.
+pub fn would_become(path: &Path, uuid: VolumeId) -> Option<Probed> {
+    is_empty_folder(path).then(|| space_of(path, uuid).ok()).flatten()
+}
+
+fn failed(path: &Path, what: &str, cause: &io::Error) -> VolumeFault {
+    VolumeFault::Failed(format!("{}: {what}: {cause}", path.display()))
+}
+
+fn is_empty_folder(path: &Path) -> bool {
+    // A new filesystem of ext4 has this folder.
+    let ours = |name: &std::ffi::OsStr| name != "lost+found";
+    fs::read_dir(path)
+        .is_ok_and(|mut entries| !entries.any(|entry| entry.is_ok_and(|e| ours(&e.file_name()))))
+}
+
+pub fn is_mount_point(path: &Path) -> bool {
+    let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev()).ok();
+    device(path).is_some() && device(path) != device(&path.join(".."))
+}
+
+fn create(path: &Path) -> io::Result<()> {
+    let marker = Marker::new(VolumeId(random()?));
+    write_whole(path, MARKER_NAME, &marker.to_bytes())
+}
+
+/// 16 random bytes from the kernel.
+pub fn random() -> io::Result<[u8; 16]> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+pub fn make_folder(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o755).create(path)
+}
+
+/// Writes a small file so that it is there whole or not at all, and lasts.
+pub fn write_whole(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let staged = folder.join(format!("{name}.tmp"));
+    let mut file = File::create(&staged)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&staged, folder.join(name))?;
+    sync_folder(folder)
+}
+
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// What lies on a volume.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Scan {
+    /// Complete files that the agent did not know: number, object and its size as their trailers say.
+    pub strangers: Vec<(u64, Option<ObjectId>, u64)>,
+    /// Files that it thought were there and are not, or are of another length.
+    pub missing: Vec<FileName>,
+    /// Unfinished downloads that can go on.
+    pub partials: Vec<Partial>,
+}
+
+/// Reads both folders. `known` is what the catalogue says of this volume: number and data bytes. Removes leftovers that
+/// no download can go on from, and temporary files.
+pub fn scan(path: &Path, uuid: VolumeId, known: &BTreeMap<u64, u64>) -> io::Result<Scan> {
+    let mut scan = Scan { partials: incoming::leftovers(path)?, ..Scan::default() };
+    let mut seen = BTreeMap::new();
+    for entry in fs::read_dir(path.join(FILES_FOLDER))? {
+        let entry = entry?;
+        match entry.file_name().to_str().and_then(file_number) {
+            Some(number) => {
+                seen.insert(number, entry.metadata()?.len());
+            }
+            None => tracing::warn!("{} is none of ours: left alone", entry.path().display()),
+        }
+    }
+    for (number, data_bytes) in known {
+        if seen.remove(number) != Some(file_bytes(*data_bytes)) {
+            scan.missing.push(FileName { uuid, file: *number });
+        }
+    }
+    for (number, length) in seen {
+        let trailer = read_trailer(&file_path(path, number), length).ok();
+        let fits = trailer.filter(|trailer| file_bytes(trailer.data_bytes) == length);
+        let bytes = fits.as_ref().map_or(length, |trailer| trailer.data_bytes);
+        scan.strangers.push((number, fits.map(|trailer| trailer.digest), bytes));
+    }
+    Ok(scan)
+}
+
+fn read_trailer(path: &Path, length: u64) -> io::Result<Trailer> {
+    let mut bytes = [0; TRAILER_BYTES];
+    let at = length.saturating_sub(u64::try_from(TRAILER_BYTES).unwrap_or(u64::MAX));
+    File::open(path)?.read_exact_at(&mut bytes, at)?;
+    Trailer::parse(&bytes).map_err(io::Error::other)
+}
+
+pub fn file_path(volume: &Path, number: u64) -> PathBuf {
+    volume.join(FILES_FOLDER).join(file_name(number))
+}
+
+/// Removes a file that nothing names. That it is gone already is no fault.
+pub fn unlink(volume: &Path, number: u64) -> io::Result<()> {
+    match fs::remove_file(file_path(volume, number)) {
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(cause),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_folder_becomes_a_volume_once_and_keeps_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = open(folder.path(), None).unwrap();
+        let second = open(folder.path(), None).unwrap();
+        assert_eq!(first.uuid, second.uuid);
+        assert!(folder.path().join(FILES_FOLDER).is_dir());
+        assert!(first.bytes_total >= first.bytes_free);
+    }
+
+    #[test]
+    fn a_missing_folder_a_strange_one_and_an_unmounted_one_are_no_volumes() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(matches!(open(&folder.path().join("none"), None), Err(VolumeFault::Missing(_))));
+        let old = Remembered { uuid: VolumeId([1; 16]), mounted: true };
+        assert!(matches!(open(folder.path(), Some(&old)), Err(VolumeFault::Missing(_))));
+        fs::write(folder.path().join("holiday.jpg"), b"x").unwrap();
+        assert!(matches!(open(folder.path(), None), Err(VolumeFault::Missing(_))));
+        assert!(!folder.path().join(MARKER_NAME).exists());
+        fs::write(folder.path().join(MARKER_NAME), b"{}").unwrap();
+        assert!(matches!(open(folder.path(), None), Err(VolumeFault::Failed(_))));
+    }
+
+    #[test]
+    fn a_scan_tells_strangers_from_files_that_are_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let uuid = open(folder.path(), None).unwrap().uuid;
+        fs::write(file_path(folder.path(), 4), vec![0; 100]).unwrap();
+        fs::write(folder.path().join(FILES_FOLDER).join("notes"), b"x").unwrap();
+        let known = BTreeMap::from([(2, 10)]);
+        let scan = scan(folder.path(), uuid, &known).unwrap();
+        assert_eq!(scan.strangers, [(4, None, 100)]);
+        assert_eq!(scan.missing, [FileName { uuid, file: 2 }]);
+    }
+}
