@@ -15,8 +15,9 @@ use crate::address::MediaAddress;
 pub const PLAYLIST_BYTES_MAX: u64 = 2 << 20;
 const LINES_MAX: usize = 100_000;
 const LINE_BYTES_MAX: usize = 4_096;
-/// The longest segment that is believed.
+/// The longest segment that is believed, and the longest whole object: subtitles are one segment as long as the title.
 const SEGMENT_MAX: Duration = Duration::from_secs(60);
+const WHOLE_MAX: Duration = Duration::from_secs(48 * 3_600);
 const SEGMENTS_MAX: usize = 20_000;
 const RENDITIONS_MAX: usize = 200;
 
@@ -128,7 +129,8 @@ impl SpanReader {
                 init = Some(found);
             }
             let span = self.span(segment).map_err(refuse)?;
-            let end = start + duration(segment.duration).map_err(refuse)?;
+            let longest = if span.is_some() { SEGMENT_MAX } else { WHOLE_MAX };
+            let end = start + duration(segment.duration, longest).map_err(refuse)?;
             segments.push(Segment { span, start, end });
             start = end;
         }
@@ -174,10 +176,10 @@ impl SpanReader {
     }
 }
 
-fn duration(seconds: f32) -> Result<Duration, String> {
+fn duration(seconds: f32, longest: Duration) -> Result<Duration, String> {
     let refuse = || format!("a duration of {seconds} s");
     let length = Duration::try_from_secs_f64(f64::from(seconds)).map_err(|_| refuse())?;
-    if length.is_zero() || length > SEGMENT_MAX {
+    if length.is_zero() || length > longest {
         return Err(refuse());
     }
     // To the microsecond: `f32` holds no more of 60 s.
@@ -299,7 +301,7 @@ mod tests {
 
     #[test]
     fn a_subtitle_playlist_names_a_whole_file() {
-        let text = "#EXTM3U\n#EXT-X-TARGETDURATION:40\n#EXTINF:40.0,\nFILE\n#EXT-X-ENDLIST\n";
+        let text = "#EXTM3U\n#EXT-X-TARGETDURATION:7000\n#EXTINF:7000.0,\nFILE\n#EXT-X-ENDLIST\n";
         let timeline = parse(text).unwrap();
         assert_eq!((timeline.init, timeline.segments[0].span), (None, None));
     }

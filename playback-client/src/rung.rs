@@ -60,6 +60,7 @@ impl RungChooser {
     pub fn choose(&mut self, buffer: Duration) -> usize {
         let chosen = match self.current {
             None => self.best_within(FIRST_BPS_MAX),
+            Some(current) if self.throughput_bps.is_none() => current,
             Some(current) if self.starting => self.choose_at_start(current, buffer),
             Some(current) => self.choose_by_buffer(current, buffer),
         };
@@ -144,6 +145,14 @@ mod tests {
     #[test]
     fn a_fast_link_reaches_the_top_with_the_second_fragment() {
         assert_eq!(simulate(50_000_000, ladder(), 6).0, [1, 3, 3, 3, 3, 3]);
+    }
+
+    #[test]
+    fn a_choice_asked_for_again_before_anything_is_measured_stays() {
+        let mut chooser = chooser();
+        assert_eq!([0, 4].map(|buffer| chooser.choose(Duration::from_secs(buffer))), [1, 1]);
+        chooser.downloaded(1_000_000, Duration::from_millis(100));
+        assert_eq!(chooser.choose(Duration::from_secs(4)), 3);
     }
 
     #[test]

@@ -42,8 +42,13 @@ impl Selection {
         subtitles: &Subtitles,
     ) -> Result<Self, PlayError> {
         let rungs = rungs(offer, multivariant)?;
-        let audio = match choose_audio(&multivariant.audio, language) {
-            Some(rendition) => Some(named(offer, &rendition.playlist, "audio")?.id.clone()),
+        let offered: Vec<_> = multivariant
+            .audio
+            .iter()
+            .filter(|rendition| of_playlist(offer, &rendition.playlist).is_some())
+            .collect();
+        let audio = match choose_audio(&offered, language) {
+            Some(rendition) => named(offer, &rendition.playlist, "audio")?.map(|stream| stream.id.clone()),
             None => None,
         };
         if let (None, Some(silent)) = (&audio, audio_stream(offer)) {
@@ -57,9 +62,11 @@ impl Selection {
             }
         };
         let chosen = multivariant.subtitles.iter().filter(is_chosen);
-        let mut subtitles = chosen
-            .map(|rendition| named(offer, &rendition.playlist, "subtitles").map(|stream| stream.id.clone()))
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut subtitles = Vec::new();
+        for rendition in chosen {
+            let stream = named(offer, &rendition.playlist, "subtitles")?;
+            subtitles.extend(stream.map(|stream| stream.id.clone()));
+        }
         subtitles.sort();
         subtitles.dedup();
         Ok(Self { rungs, audio, subtitles })
@@ -70,7 +77,13 @@ fn rungs(offer: &Offer, multivariant: &Multivariant) -> Result<Vec<Rung>, PlayEr
     let mut rungs = Vec::new();
     for variant in &multivariant.variants {
         let stream = named(offer, variant, "video")?;
-        rungs.push(Rung { stream: stream.id.clone(), average_bps: stream.average_bandwidth_bps });
+        rungs.extend(
+            stream
+                .map(|stream| Rung { stream: stream.id.clone(), average_bps: stream.average_bandwidth_bps }),
+        );
+    }
+    if rungs.is_empty() {
+        return Err(PlayError::Disagreement("no variant is a stream of the play".to_owned()));
     }
     // A rung is named once for each group of audio that it is paired with.
     rungs.sort_by(|one, other| (one.average_bps, &one.stream).cmp(&(other.average_bps, &other.stream)));
@@ -78,10 +91,17 @@ fn rungs(offer: &Offer, multivariant: &Multivariant) -> Result<Vec<Rung>, PlayEr
     Ok(rungs)
 }
 
-fn named<'a>(offer: &'a Offer, playlist: &MediaPath, kind: &str) -> Result<&'a OfferedStream, PlayError> {
-    let stream = offer.streams.iter().find(|stream| stream.playlist.object == playlist.object);
-    let stream = stream
-        .ok_or_else(|| PlayError::Disagreement(format!("playlist {playlist} is of no stream of the play")))?;
+fn of_playlist<'a>(offer: &'a Offer, playlist: &MediaPath) -> Option<&'a OfferedStream> {
+    offer.streams.iter().find(|stream| stream.playlist.object == playlist.object)
+}
+
+/// The stream of a playlist, if the play has it; an error if it is of another kind than the playlist says.
+fn named<'a>(
+    offer: &'a Offer,
+    playlist: &MediaPath,
+    kind: &str,
+) -> Result<Option<&'a OfferedStream>, PlayError> {
+    let Some(stream) = of_playlist(offer, playlist) else { return Ok(None) };
     let found = match stream.kind {
         StreamKind::Video { .. } => "video",
         StreamKind::Audio { .. } => "audio",
@@ -90,7 +110,7 @@ fn named<'a>(offer: &'a Offer, playlist: &MediaPath, kind: &str) -> Result<&'a O
     if found != kind {
         return Err(PlayError::Disagreement(format!("{} is {found} and offered as {kind}", stream.id)));
     }
-    Ok(stream)
+    Ok(Some(stream))
 }
 
 fn audio_stream(offer: &Offer) -> Option<&StreamId> {
@@ -98,12 +118,12 @@ fn audio_stream(offer: &Offer) -> Option<&StreamId> {
     audio.map(|stream| &stream.id)
 }
 
-fn choose_audio<'a>(renditions: &'a [Rendition], language: Option<&str>) -> Option<&'a Rendition> {
-    let spoken = |rendition: &&Rendition| {
+fn choose_audio<'a>(renditions: &[&'a Rendition], language: Option<&str>) -> Option<&'a Rendition> {
+    let spoken = |rendition: &&&Rendition| {
         language.is_some_and(|wanted| rendition.language.as_deref().is_some_and(|it| is_language(it, wanted)))
     };
     let default = || renditions.iter().find(|rendition| rendition.is_default);
-    renditions.iter().find(spoken).or_else(default).or_else(|| renditions.first())
+    renditions.iter().find(spoken).or_else(default).or_else(|| renditions.first()).copied()
 }
 
 /// BCP 47 basic filtering (RFC 4647 §3.3.1): `en` takes `en` and `en-GB`.
@@ -170,9 +190,18 @@ mod tests {
     }
 
     #[test]
-    fn a_playlist_that_disagrees_with_the_play_is_refused() {
+    fn a_variant_that_the_play_does_not_have_yet_is_left_out() {
+        let mut multivariant = multivariant();
+        multivariant.variants.push(path("v-tomorrow"));
+        multivariant.subtitles.push(Rendition { playlist: path("s-de"), language: None, is_default: false });
+        let selection = Selection::choose(&offer(), &multivariant, None, &Subtitles::All).unwrap();
+        assert_eq!((selection.rungs.len(), selection.subtitles.len()), (2, 2));
+    }
+
+    #[test]
+    fn a_playlist_that_contradicts_the_play_is_refused() {
         let breakers: [fn(&mut Multivariant); 3] =
-            [|m| m.variants.push(path("elsewhere")), |m| m.variants[0] = path("a-en"), |m| m.audio.clear()];
+            [|m| m.variants = vec![path("elsewhere")], |m| m.variants[0] = path("a-en"), |m| m.audio.clear()];
         for (index, breaker) in breakers.into_iter().enumerate() {
             let mut multivariant = multivariant();
             breaker(&mut multivariant);
