@@ -1,0 +1,402 @@
+//! One connection: `(state, event, now) -> action` (DESIGN §4). Sees no clock, no descriptor and no ring; the worker
+//! carries out what it says and tells it what came of it.
+//!
+//! ```text
+//!            a head, complete      a block is there          all is sent, keep open
+//!   Heading ───────────────► Fetching ───────────► Sending ───────────────────────► Heading
+//!      │        no body ────────────────────────────▲  │ │ next block ► Fetching
+//!      │ peer closed, idle, drain                      │ └─ all is sent, close ► Lingering ──► Closed
+//!      └──────────────────────────────► Closed ◄───────┘ stalled, reset, block failed
+//! ```
+//!
+//! The answer's head is sent only when its first block is there, so that a disk's failure is a 503 and not a cut.
+//! Requests are answered one after the other; what a client sends ahead waits in `input`, and receiving stops while that
+//! is full. Read `worker` next.
+
+mod states;
+#[cfg(test)]
+mod tests;
+
+use crate::clock::{Now, Wall};
+use crate::endings::Ending;
+use crate::http::decide::{self, ConnectionMemory, HeadOutcome, Refusal};
+use crate::memory::{BlockKey, Failure, Lease};
+use crate::sys::arena::BlockSpan;
+use crate::tuning::{Plant, Tuning};
+use states::{Fetching, Heading, Lingering, Response, Sending, State, after_ms};
+
+/// What happened.
+pub enum Event<'a> {
+    /// Bytes arrived.
+    Received(&'a [u8]),
+    /// The client will send no more. It may still read.
+    PeerFinished,
+    /// Reset, or the network failed.
+    PeerLost,
+    /// This many bytes of the last SEND left; never 0.
+    Sent(usize),
+    /// The kernel refused a SEND for another reason than the peer's.
+    SendRefused,
+    /// The block that was asked for.
+    Block(Lease),
+    /// Or why there is none.
+    NoBlock(Failure),
+    /// The deadline has come, perhaps.
+    Tick,
+    /// There is no place for this connection: answer it so and close.
+    TurnAway,
+    /// Close if idle.
+    Drain,
+    Stop,
+}
+
+/// What to do next. At most one SEND of a connection is in flight at a time.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing, until the next event.
+    Wait,
+    /// Get this block; `ahead` will be wanted next.
+    Fetch {
+        key: BlockKey,
+        ahead: Option<BlockKey>,
+    },
+    /// Send from [`Connection::unsent_head`]. `more`: a body follows at once.
+    SendHead {
+        more: bool,
+    },
+    SendBlock(BlockSpan),
+    /// Say that no more comes, and wait for the client to close.
+    FinishWriting,
+    Close(Ending),
+}
+
+/// What a step may look at.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    pub decide: decide::Context<'a>,
+    pub tuning: &'a Tuning,
+    pub wall: Wall,
+}
+
+/// Reused by the next connection of its slot, with the memory that its buffers have.
+pub struct Connection {
+    state: State,
+    /// Received, not yet decided: the rest of a head, and requests sent ahead.
+    input: Vec<u8>,
+    /// The answer's head, or the whole of a refusal.
+    head: Vec<u8>,
+    head_sent: usize,
+    memory: ConnectionMemory,
+    peer_finished: bool,
+    /// How the requests ended since the worker last asked.
+    ended: Option<Ending>,
+}
+
+impl Connection {
+    pub fn new() -> Self {
+        Self {
+            state: State::Closed(None),
+            input: Vec::new(),
+            head: Vec::new(),
+            head_sent: 0,
+            memory: ConnectionMemory::default(),
+            peer_finished: false,
+            ended: None,
+        }
+    }
+
+    /// A connection was accepted.
+    pub fn open(&mut self, now: Now, context: &Context<'_>) {
+        self.input.clear();
+        self.head.clear();
+        self.head_sent = 0;
+        self.memory = ConnectionMemory::default();
+        self.peer_finished = false;
+        self.ended = None;
+        self.state = State::Heading(Heading::idle(now, context));
+    }
+
+    /// Everything it holds is given back; its operations have ended.
+    pub fn release(&mut self) {
+        self.state = State::Closed(None);
+        // One that ran far ahead must not keep its memory for the next.
+        self.input.clear();
+        self.input.shrink_to(16 * 1024);
+    }
+
+    pub fn unsent_head(&self) -> &[u8] {
+        &self.head[self.head_sent..]
+    }
+
+    /// When the next [`Event::Tick`] is due.
+    pub fn deadline(&self) -> Option<Now> {
+        match &self.state {
+            State::Heading(heading) => Some(heading.deadline),
+            State::Fetching(fetching) => Some(fetching.deadline.min(fetching.response.deadline)),
+            State::Sending(sending) => Some(sending.stalled_at.min(sending.response.deadline)),
+            State::Lingering(lingering) => Some(lingering.deadline),
+            State::Closed(_) => None,
+        }
+    }
+
+    /// Whether there is room for what the client sends.
+    pub fn wants_input(&self, context: &Context<'_>) -> bool {
+        let open = !matches!(self.state, State::Closed(_));
+        open && !self.peer_finished && self.input.len() < context.decide.limits.head_bytes_max
+    }
+
+    /// Whether it waits for the block that its last [`Action::Fetch`] asked for.
+    pub fn is_fetching(&self) -> bool {
+        matches!(self.state, State::Fetching(_))
+    }
+
+    /// How a request ended in the last step, if one did.
+    pub fn take_ended(&mut self) -> Option<Ending> {
+        self.ended.take()
+    }
+
+    pub fn step(&mut self, event: Event<'_>, now: Now, context: &Context<'_>) -> Action {
+        let state = std::mem::replace(&mut self.state, State::Closed(None));
+        match event {
+            Event::Received(bytes) => self.received(state, bytes, now, context),
+            Event::PeerFinished => self.peer_finished(state),
+            Event::PeerLost => self.close(state, Ending::PeerReset),
+            Event::Sent(count) => self.sent(state, count, now, context),
+            Event::SendRefused => self.close(state, Ending::HostFailed),
+            Event::Block(lease) => self.block_arrived(state, lease, now, context),
+            Event::NoBlock(failure) => self.block_failed(state, failure, now, context),
+            Event::Tick => self.tick(state, now, context),
+            Event::TurnAway => {
+                self.refuse(Refusal::TooManyConnections, Ending::TooManyConnections, now, context)
+            }
+            Event::Drain => self.drain(state),
+            Event::Stop => self.close(state, Ending::Stopped),
+        }
+    }
+
+    fn received(&mut self, state: State, bytes: &[u8], now: Now, context: &Context<'_>) -> Action {
+        match state {
+            State::Heading(heading) => {
+                self.input.extend_from_slice(bytes);
+                self.next_request(heading, now, context)
+            }
+            State::Fetching(_) | State::Sending(_) => {
+                self.input.extend_from_slice(bytes);
+                let most = context.decide.limits.head_bytes_max + context.tuning.receive_slack_bytes;
+                if self.input.len() > most {
+                    return self.close(state, Ending::PipelineTooLong);
+                }
+                self.stay(state)
+            }
+            // What comes behind the last request is read so that the kernel need not reset what was sent.
+            State::Lingering(_) | State::Closed(_) => self.stay(state),
+        }
+    }
+
+    fn peer_finished(&mut self, state: State) -> Action {
+        self.peer_finished = true;
+        match state {
+            State::Heading(_) if self.input.is_empty() => self.close(state, Ending::PeerClosed),
+            State::Heading(_) => self.close(state, Ending::PeerClosedEarly),
+            // RFC 9112 9.6: a client may half-close behind its last request and still wants the answers.
+            State::Fetching(_) | State::Sending(_) => self.stay(state),
+            State::Lingering(Lingering { ending, .. }) => self.close(state, ending),
+            State::Closed(_) => self.stay(state),
+        }
+    }
+
+    /// Decides the next head in `input`, if it is all there.
+    fn next_request(&mut self, heading: Heading, now: Now, context: &Context<'_>) -> Action {
+        self.head.clear();
+        self.head_sent = 0;
+        if self.input.is_empty() && self.peer_finished {
+            return self.close(State::Heading(heading), Ending::PeerClosed);
+        }
+        if self.input.is_empty() && context.decide.holdings.draining() {
+            return self.close(State::Heading(heading), Ending::Drained);
+        }
+        let outcome =
+            decide::decide(&self.input, &context.decide, &mut self.memory, context.wall, &mut self.head);
+        let decision = match outcome {
+            HeadOutcome::Decided(decision) => decision,
+            HeadOutcome::Incomplete if self.input.is_empty() => {
+                return self.stay(State::Heading(heading));
+            }
+            HeadOutcome::Incomplete if self.peer_finished => {
+                return self.close(State::Heading(heading), Ending::PeerClosedEarly);
+            }
+            HeadOutcome::Incomplete => return self.stay(State::Heading(heading.begun(now, context))),
+        };
+        self.input.drain(..decision.consumed);
+        let response = Response::new(decision, now, context);
+        match response.next_block(context.tuning) {
+            Some(_) => self.fetch(response, now, context),
+            None => self.send_next(response, None, now, context),
+        }
+    }
+
+    fn fetch(&mut self, response: Response, now: Now, context: &Context<'_>) -> Action {
+        let Some((key, ahead)) = response.next_block(context.tuning) else {
+            unreachable!("only a response with bytes left fetches a block")
+        };
+        let deadline = after_ms(now, context.tuning.read_ms_max);
+        self.state = State::Fetching(Fetching { response, deadline });
+        Action::Fetch { key, ahead }
+    }
+
+    fn block_arrived(&mut self, state: State, lease: Lease, now: Now, context: &Context<'_>) -> Action {
+        match state {
+            State::Fetching(Fetching { response, .. }) => self.send_next(response, Some(lease), now, context),
+            // Came too late: the lease is dropped.
+            State::Heading(_) | State::Sending(_) | State::Lingering(_) | State::Closed(_) => {
+                self.stay(state)
+            }
+        }
+    }
+
+    fn block_failed(&mut self, state: State, failure: Failure, now: Now, context: &Context<'_>) -> Action {
+        let State::Fetching(Fetching { mut response, .. }) = state else { return self.stay(state) };
+        let (refusal, ending) = match failure {
+            Failure::Disk => (Refusal::DiskFailed, Ending::DiskFailed),
+            Failure::Busy => (Refusal::Overloaded, Ending::Overloaded),
+        };
+        if self.head_sent > 0 {
+            // Part of the answer has left. What is missing must be seen to be missing (RFC 9112 8).
+            return self.close(State::Fetching(Fetching { response, deadline: now }), Ending::BodyFailed);
+        }
+        self.head.clear();
+        let keep_open = decide::refuse_after(refusal, response.keep_open, context.wall, &mut self.head);
+        response.become_refusal(ending, keep_open);
+        self.send_next(response, None, now, context)
+    }
+
+    /// What is to be sent next: the head, then the body piece by piece, from block after block.
+    fn send_next(
+        &mut self,
+        response: Response,
+        lease: Option<Lease>,
+        now: Now,
+        context: &Context<'_>,
+    ) -> Action {
+        let stalled_at = after_ms(now, context.decide.limits.send_stall_ms_max);
+        if self.head_sent < self.head.len() {
+            let more = response.bytes_left() > 0;
+            self.state = State::Sending(Sending { response, lease, piece_bytes: None, stalled_at });
+            return Action::SendHead { more };
+        }
+        let Some(lease) = lease.filter(|_| response.bytes_left() > 0) else {
+            // Dropping the lease, if there is one, lets the block go.
+            return if response.bytes_left() > 0 {
+                self.fetch(response, now, context)
+            } else {
+                self.finish(response, now, context)
+            };
+        };
+        let (offset, bytes) = response.piece(context.tuning);
+        let span = lease.span(offset, bytes);
+        self.state =
+            State::Sending(Sending { response, lease: Some(lease), piece_bytes: Some(bytes), stalled_at });
+        Action::SendBlock(span)
+    }
+
+    fn sent(&mut self, state: State, count: usize, now: Now, context: &Context<'_>) -> Action {
+        let State::Sending(Sending { mut response, mut lease, piece_bytes, .. }) = state else {
+            return self.stay(state);
+        };
+        match piece_bytes {
+            None => self.head_sent += count,
+            Some(asked) => {
+                let miscounted = context.tuning.planted.has(Plant::ShortSendMiscounted);
+                let counted = if miscounted { asked } else { count };
+                if response.advance(counted, context.tuning) {
+                    lease = None;
+                }
+            }
+        }
+        self.send_next(response, lease, now, context)
+    }
+
+    /// The answer has left in full.
+    fn finish(&mut self, response: Response, now: Now, context: &Context<'_>) -> Action {
+        self.ended = Some(response.ending);
+        if response.keep_open {
+            return self.next_request(Heading::idle(now, context), now, context);
+        }
+        if self.peer_finished {
+            return self.close(State::Closed(None), response.close_ending);
+        }
+        let deadline = after_ms(now, context.tuning.linger_ms_max);
+        self.state = State::Lingering(Lingering { deadline, ending: response.close_ending });
+        Action::FinishWriting
+    }
+
+    fn tick(&mut self, state: State, now: Now, context: &Context<'_>) -> Action {
+        match state {
+            State::Heading(heading) if now < heading.deadline => self.stay(State::Heading(heading)),
+            State::Heading(_) if self.input.is_empty() => self.close(state, Ending::IdleTooLong),
+            State::Heading(_) => self.refuse(Refusal::HeadTooSlow, Ending::HeadTooSlow, now, context),
+            State::Fetching(Fetching { ref response, .. }) if now >= response.deadline => {
+                self.close(state, Ending::RequestTooLong)
+            }
+            State::Fetching(Fetching { deadline, .. }) if now >= deadline => {
+                self.block_failed(state, Failure::Disk, now, context)
+            }
+            State::Sending(Sending { ref response, .. }) if now >= response.deadline => {
+                self.close(state, Ending::RequestTooLong)
+            }
+            State::Sending(Sending { stalled_at, .. }) if now >= stalled_at => {
+                self.close(state, Ending::SendStalled)
+            }
+            State::Lingering(Lingering { deadline, ending }) if now >= deadline => self.close(state, ending),
+            State::Fetching(_) | State::Sending(_) | State::Lingering(_) | State::Closed(_) => {
+                self.stay(state)
+            }
+        }
+    }
+
+    /// An answer that belongs to no request, and the end.
+    fn refuse(&mut self, refusal: Refusal, ending: Ending, now: Now, context: &Context<'_>) -> Action {
+        self.head.clear();
+        self.head_sent = 0;
+        // Closes whatever is returned: these refusals say so in their answer.
+        let _closes = decide::refuse_after(refusal, false, context.wall, &mut self.head);
+        self.send_next(Response::refusal(ending, now, context), None, now, context)
+    }
+
+    fn drain(&mut self, state: State) -> Action {
+        match state {
+            State::Heading(_) if self.input.is_empty() => self.close(state, Ending::Drained),
+            State::Heading(_)
+            | State::Fetching(_)
+            | State::Sending(_)
+            | State::Lingering(_)
+            | State::Closed(_) => self.stay(state),
+        }
+    }
+
+    fn stay(&mut self, state: State) -> Action {
+        self.state = state;
+        Action::Wait
+    }
+
+    /// The end. A block that a SEND in flight reads from stays leased until [`Self::release`].
+    fn close(&mut self, state: State, ending: Ending) -> Action {
+        let lease = match state {
+            State::Sending(Sending { lease, .. }) => {
+                self.ended = Some(ending);
+                lease
+            }
+            State::Fetching(_) => {
+                self.ended = Some(ending);
+                None
+            }
+            State::Closed(lease) => {
+                self.state = State::Closed(lease);
+                return Action::Wait;
+            }
+            State::Heading(_) | State::Lingering(_) => None,
+        };
+        self.state = State::Closed(lease);
+        Action::Close(ending)
+    }
+}

@@ -1,0 +1,146 @@
+//! The states of a connection: each a struct of what is valid then. The steps between them are in the parent.
+
+use std::sync::Arc;
+
+use super::Context;
+use crate::clock::Now;
+use crate::endings::Ending;
+use crate::holdings::Generation;
+use crate::http::decide::{Body, Decision};
+use crate::memory::{BlockKey, Lease};
+use crate::tuning::Tuning;
+
+pub enum State {
+    Heading(Heading),
+    Fetching(Fetching),
+    Sending(Sending),
+    Lingering(Lingering),
+    /// The lease is what a SEND in flight reads from.
+    Closed(Option<Lease>),
+}
+
+/// Between requests, or within a head.
+pub struct Heading {
+    /// Idle too long, or, once `begun`, head too slow.
+    pub deadline: Now,
+    begun: bool,
+}
+
+/// Waiting for the block with the next byte.
+pub struct Fetching {
+    pub response: Response,
+    pub deadline: Now,
+}
+
+/// One SEND is in flight.
+pub struct Sending {
+    pub response: Response,
+    /// On the block with the next byte of the body, if there is a body.
+    pub lease: Option<Lease>,
+    /// None: the head is being sent.
+    pub piece_bytes: Option<usize>,
+    pub stalled_at: Now,
+}
+
+/// Our side is closed, the client's not yet.
+pub struct Lingering {
+    pub deadline: Now,
+    pub ending: Ending,
+}
+
+/// What is left to answer of one request.
+pub struct Response {
+    /// What has not left yet. Empty bodies are None.
+    body: Option<Body>,
+    pub keep_open: bool,
+    pub ending: Ending,
+    pub close_ending: Ending,
+    /// Of the whole request.
+    pub deadline: Now,
+    /// While it is held, what it names is not unlinked (DESIGN §3).
+    _generation: Option<Arc<Generation>>,
+}
+
+impl Heading {
+    pub fn idle(now: Now, context: &Context<'_>) -> Self {
+        Self { deadline: after_ms(now, context.decide.limits.idle_ms_max), begun: false }
+    }
+
+    /// Part of a head is there. The time for it runs from its first byte, whatever trickles in.
+    pub fn begun(self, now: Now, context: &Context<'_>) -> Self {
+        if self.begun {
+            return self;
+        }
+        Self { deadline: after_ms(now, context.decide.limits.head_ms_max), begun: true }
+    }
+}
+
+impl Response {
+    pub fn new(decision: Decision, now: Now, context: &Context<'_>) -> Self {
+        Self {
+            body: decision.body.filter(|body| body.bytes > 0),
+            keep_open: decision.keep_open,
+            ending: decision.ending,
+            close_ending: decision.close_ending,
+            deadline: after_ms(now, context.decide.limits.request_ms_max),
+            _generation: decision.generation,
+        }
+    }
+
+    /// An answer to no request.
+    pub fn refusal(ending: Ending, now: Now, context: &Context<'_>) -> Self {
+        let deadline = after_ms(now, context.decide.limits.request_ms_max);
+        Self { body: None, keep_open: false, ending, close_ending: ending, deadline, _generation: None }
+    }
+
+    pub fn become_refusal(&mut self, ending: Ending, keep_open: bool) {
+        self.body = None;
+        self.ending = ending;
+        self.keep_open = keep_open;
+    }
+
+    pub fn bytes_left(&self) -> u64 {
+        self.body.map_or(0, |body| body.bytes)
+    }
+
+    /// The block with the next byte, and the one behind it if the body reaches into it.
+    pub fn next_block(&self, tuning: &Tuning) -> Option<(BlockKey, Option<BlockKey>)> {
+        let body = self.body?;
+        let block = block_bytes(tuning);
+        let key = |index| BlockKey { file: body.file, index };
+        let index = body.offset / block;
+        let reaches = body.offset + body.bytes > (index + 1) * block;
+        Some((key(index), reaches.then(|| key(index + 1))))
+    }
+
+    /// The next piece of the body: where it is in its block, and how long.
+    pub fn piece(&self, tuning: &Tuning) -> (usize, usize) {
+        let Some(body) = self.body else { return (0, 0) };
+        let offset = body.offset % block_bytes(tuning);
+        let quantum = u64::try_from(tuning.send_quantum_bytes).expect("a quantum fits 64 bits");
+        let bytes = (block_bytes(tuning) - offset).min(body.bytes).min(quantum);
+        let size = |number| usize::try_from(number).expect("within a block");
+        (size(offset), size(bytes))
+    }
+
+    /// So many bytes left. True if the block is done with.
+    pub fn advance(&mut self, count: usize, tuning: &Tuning) -> bool {
+        let Some(body) = &mut self.body else { return true };
+        let count = u64::try_from(count).expect("within a block");
+        body.offset += count;
+        body.bytes -= count;
+        let at_boundary = body.offset.is_multiple_of(block_bytes(tuning));
+        if body.bytes == 0 {
+            self.body = None;
+        }
+        at_boundary || self.body.is_none()
+    }
+}
+
+fn block_bytes(tuning: &Tuning) -> u64 {
+    u64::try_from(tuning.block_bytes).expect("a block's size fits 64 bits")
+}
+
+pub fn after_ms(now: Now, ms: u64) -> Now {
+    Now(now.0.saturating_add(ms.saturating_mul(1_000_000)))
+}

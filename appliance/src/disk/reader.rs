@@ -1,0 +1,257 @@
+//! From an order to a verified block, or to the reason why there is none: the logic of a disk thread, on any
+//! [`DiskIo`].
+//!
+//! What is wrong is put down to the file, the volume or the host, once, here:
+//!
+//! | seen | fault of | consequence |
+//! |---|---|---|
+//! | wrong checksum, footer that does not fit, cut off, missing | the file | withdrawn: only a refill lifts that |
+//! | EIO and its like, marker missing | the volume | the 5th in a row makes it unusable; tried again later |
+//! | out of descriptors or memory | the host | this read only |
+
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use content::checksum::{PIECE_BYTES, crc32c};
+use content::volume::{ALIGNMENT_BYTES, Footer, footer_offset};
+use nix::errno::Errno;
+
+use super::files::{Files, OpenFile};
+use super::{DiskHandle, DiskIo, READS_MAX, ReadDone, ReadPlace};
+use crate::clock::Now;
+use crate::holdings::{FileRef, Holdings, VolumeIndex};
+use crate::memory::{BlockKey, Failure, Memory, ReadOrder};
+use crate::metrics::VolumeCounters;
+use crate::sys::arena::Block;
+use crate::tuning::{Plant, Tuning};
+
+/// Failures of a volume in a row until it counts as unusable.
+pub const FAILURES_MAX: u32 = 5;
+
+/// What a reader belongs to.
+pub struct ReaderSetup {
+    pub volume: VolumeIndex,
+    pub handle: DiskHandle,
+    pub memory: Arc<Memory>,
+    pub holdings: Arc<Holdings>,
+    pub counters: Arc<VolumeCounters>,
+    pub tuning: Tuning,
+}
+
+pub struct Reader<D: DiskIo> {
+    setup: ReaderSetup,
+    io: D,
+    files: Files<D::File>,
+    reads: [Option<Read<D::File>>; READS_MAX],
+    done: Vec<ReadDone>,
+    failures: u32,
+    /// The volume is unusable until then.
+    retry_at: Option<Now>,
+}
+
+struct Read<F> {
+    key: BlockKey,
+    open: OpenFile<F>,
+    started: Now,
+    place: ReadPlace,
+}
+
+/// Whose fault a read's end was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    File(&'static str),
+    Volume(Errno),
+    Host(Errno),
+}
+
+impl<D: DiskIo> Reader<D> {
+    pub fn new(setup: ReaderSetup, io: D) -> Self {
+        let reads = std::array::from_fn(|_| None);
+        let done = Vec::with_capacity(READS_MAX);
+        Self { setup, io, files: Files::new(), reads, done, failures: 0, retry_at: None }
+    }
+
+    /// Until the handle says stop.
+    pub fn run(&mut self) {
+        while !self.setup.handle.stopped() {
+            self.turn(None);
+        }
+    }
+
+    /// Starts what may start, waits, and ends what has ended. `until`: no later, whatever happens.
+    pub fn turn(&mut self, until: Option<Now>) {
+        while let Some(slot) = self.reads.iter().position(Option::is_none) {
+            let Some(order) = self.setup.handle.next() else { break };
+            self.start(slot, order);
+        }
+        let until = until.into_iter().chain(self.retry_at).min();
+        let mut done = std::mem::take(&mut self.done);
+        self.io.turn(until, &mut done);
+        for end in done.drain(..) {
+            self.read_ended(end);
+        }
+        self.done = done;
+        self.retry_volume();
+    }
+
+    pub fn io(&mut self) -> &mut D {
+        &mut self.io
+    }
+
+    /// Reads in flight.
+    pub fn in_flight(&self) -> usize {
+        self.reads.iter().flatten().count()
+    }
+
+    fn start(&mut self, slot: usize, order: ReadOrder) {
+        let ReadOrder { key, block } = order;
+        match self.open(key.file) {
+            Ok(open) => {
+                let (_, place) = self.extent(key);
+                let file = open.file.clone();
+                self.reads[slot] = Some(Read { key, open, started: self.io.now(), place });
+                self.io.read(slot, &file, place, block);
+            }
+            Err(fault) => self.failed(ReadOrder { key, block }, fault),
+        }
+    }
+
+    fn open(&mut self, file: FileRef) -> Result<OpenFile<D::File>, Fault> {
+        if let Some(open) = self.files.find(file.number) {
+            return Ok(open);
+        }
+        let opened = match self.io.open(file.number, file.data_bytes) {
+            Ok(opened) => opened,
+            // A volume that is not mounted has none of its files, and none of them is to be withdrawn for it.
+            Err(Errno::ENOENT) if self.io.marker_present() => return Err(Fault::File("it is missing")),
+            Err(errno) => return Err(fault_of(errno)),
+        };
+        let footer = Footer::parse(&opened.footer, file.data_bytes);
+        let footer = footer.map_err(|_| Fault::File("its footer does not fit"))?;
+        let open = OpenFile { file: Rc::new(opened.file), checksums: footer.checksums.into() };
+        self.files.insert(file.number, open.clone());
+        Ok(open)
+    }
+
+    /// The data that a block holds, and the read that brings them: up to the end of the file's padding.
+    fn extent(&self, key: BlockKey) -> (Range<u64>, ReadPlace) {
+        let block = u64::try_from(self.setup.tuning.block_bytes).expect("a block's size fits 64 bits");
+        let start = key.index.saturating_mul(block);
+        let end = start.saturating_add(block);
+        let padded = end.min(footer_offset(key.file.data_bytes)).saturating_sub(start);
+        let bytes = usize::try_from(padded).expect("not more than a block");
+        (start..end.min(key.file.data_bytes), ReadPlace { file_offset: start, block_offset: 0, bytes })
+    }
+
+    fn read_ended(&mut self, end: ReadDone) {
+        let Some(read) = self.reads[end.slot].take() else {
+            unreachable!("a completion for a slot without a read")
+        };
+        let count = match end.result {
+            Ok(count) => count,
+            Err(errno) => return self.failed(ReadOrder { key: read.key, block: end.block }, fault_of(errno)),
+        };
+        if count < read.place.bytes {
+            return self.read_rest(end, read, count);
+        }
+        let verified = self.setup.tuning.planted.has(Plant::ChecksumSkipped)
+            || verify(&end.block, self.extent(read.key).0, &read.open.checksums);
+        let order = ReadOrder { key: read.key, block: end.block };
+        if verified {
+            self.succeeded(order, read.started)
+        } else {
+            self.failed(order, Fault::File("a checksum is wrong"))
+        }
+    }
+
+    /// A short read is no error in itself: the rest is asked for, from the last aligned place on. At the file's
+    /// end nothing more comes: it was cut off.
+    fn read_rest(&mut self, end: ReadDone, mut read: Read<D::File>, count: usize) {
+        let alignment = usize::try_from(ALIGNMENT_BYTES).expect("4096 fits a usize");
+        let progress = count - count % alignment;
+        if progress == 0 {
+            return self.failed(ReadOrder { key: read.key, block: end.block }, Fault::File("it is cut off"));
+        }
+        let place = ReadPlace {
+            file_offset: read.place.file_offset
+                + u64::try_from(progress).expect("a block's size fits 64 bits"),
+            block_offset: read.place.block_offset + progress,
+            bytes: read.place.bytes - progress,
+        };
+        read.place = place;
+        let file = read.open.file.clone();
+        self.reads[end.slot] = Some(read);
+        self.io.read(end.slot, &file, place, end.block);
+    }
+
+    fn succeeded(&mut self, order: ReadOrder, started: Now) {
+        self.failures = 0;
+        let bytes = u64::try_from(self.extent(order.key).1.bytes).unwrap_or(0);
+        let latency_us = self.io.now().0.saturating_sub(started.0) / 1000;
+        self.setup.counters.read_done(bytes, latency_us);
+        self.setup.memory.complete(order, Ok(()));
+    }
+
+    fn failed(&mut self, order: ReadOrder, fault: Fault) {
+        let file = order.key.file;
+        tracing::warn!(
+            volume = file.volume.0,
+            file = file.number,
+            block = order.key.index,
+            ?fault,
+            "a read failed"
+        );
+        self.setup.counters.read_failed();
+        match fault {
+            Fault::File(_) => {
+                self.files.remove(file.number);
+                self.setup.holdings.withdraw(file);
+            }
+            Fault::Volume(_) => self.count_failure(),
+            Fault::Host(_) => {}
+        }
+        self.setup.memory.complete(order, Err(Failure::Disk));
+    }
+
+    fn count_failure(&mut self) {
+        self.failures += 1;
+        if self.failures >= FAILURES_MAX && self.retry_at.is_none() {
+            tracing::error!(volume = self.setup.volume.0, "the volume fails: its objects are answered 503");
+            self.setup.holdings.set_volume_usable(self.setup.volume, false);
+            self.files.clear();
+            self.retry_at = Some(Now(self.io.now().0 + self.setup.tuning.volume_retry_ms * 1_000_000));
+        }
+    }
+
+    /// Half open: requests come again, and the first failure closes it for another while.
+    fn retry_volume(&mut self) {
+        if self.retry_at.is_some_and(|at| at <= self.io.now()) {
+            self.retry_at = None;
+            self.failures = FAILURES_MAX - 1;
+            self.setup.holdings.set_volume_usable(self.setup.volume, true);
+        }
+    }
+}
+
+/// Whether each piece of the data that the block holds has the checksum that the file's footer says.
+fn verify(block: &Block, data: Range<u64>, checksums: &[u32]) -> bool {
+    let piece_bytes = usize::try_from(PIECE_BYTES).expect("256 KiB fits a usize");
+    let bytes = usize::try_from(data.end.saturating_sub(data.start))
+        .ok()
+        .and_then(|count| block.bytes().get(..count));
+    let first = usize::try_from(data.start / PIECE_BYTES).ok();
+    let (Some(bytes), Some(sums)) = (bytes, first.and_then(|first| checksums.get(first..))) else {
+        return false;
+    };
+    let pieces = bytes.chunks(piece_bytes);
+    pieces.len() <= sums.len() && pieces.zip(sums).all(|(piece, sum)| crc32c(piece) == *sum)
+}
+
+fn fault_of(errno: Errno) -> Fault {
+    match errno {
+        Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EAGAIN | Errno::EINTR => Fault::Host(errno),
+        // EIO, and whatever else a filesystem says when its disk is gone: EUCLEAN, ENXIO, ENODEV, EREMOTEIO, ESTALE…
+        _ => Fault::Volume(errno),
+    }
+}

@@ -1,0 +1,194 @@
+//! Puts the core together on real rings: memory, a disk thread per volume, a worker per core; and takes it apart.
+
+use std::io;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::{Builder, JoinHandle};
+
+use content::box_config::Limits;
+use crossbeam_queue::ArrayQueue;
+
+use crate::disk::DiskHandle;
+use crate::disk::reader::{Reader, ReaderSetup};
+use crate::disk::uring::UringDisk;
+use crate::holdings::{Holdings, VolumeIndex};
+use crate::memory::{Mailbox, Memory};
+use crate::metrics::{VolumeCounters, WorkerCounters};
+use crate::ring::uring::{RingError, UringRing};
+use crate::sys::arena::Arena;
+use crate::sys::{EventWaker, Wake};
+use crate::tuning::Tuning;
+use crate::worker::{TURNED_AWAY_MAX, Worker, WorkerSetup, mailbox_size};
+
+/// How long a worker that stops waits for what is in flight.
+const STOP_MS_MAX: u64 = 1_000;
+
+pub struct EngineSetup {
+    /// Listening. Listener `i` is for worker `i mod workers`; there should be one per worker and address.
+    pub listeners: Vec<TcpListener>,
+    /// One worker each.
+    pub workers: Vec<Arc<WorkerCounters>>,
+    /// By `VolumeIndex`: the folder, and what its disk thread counts. A folder need not be there yet.
+    pub volumes: Vec<(PathBuf, Arc<VolumeCounters>)>,
+    pub memory_bytes: u64,
+    pub limits: Limits,
+    pub holdings: Arc<Holdings>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error(
+        "key `server.memory_mib`: the memory for blocks cannot be had: {0}; give less, or more to the process"
+    )]
+    Memory(io::Error),
+    #[error("{0}")]
+    Ring(#[from] RingError),
+    #[error("the ring of a disk cannot be made: {0}")]
+    DiskRing(io::Error),
+    #[error("a thread cannot be started: {0}; look at the limit on tasks (systemd: TasksMax)")]
+    Thread(io::Error),
+}
+
+/// The running core.
+pub struct Engine {
+    workers: Vec<Thread>,
+    disks: Vec<(Thread, DiskHandle)>,
+    stop: Arc<AtomicBool>,
+    memory: Arc<Memory>,
+}
+
+struct Thread {
+    handle: JoinHandle<()>,
+    waker: Arc<EventWaker>,
+}
+
+impl Engine {
+    /// Serves once it returns: all memory is there, every ring was made.
+    pub fn start(setup: EngineSetup) -> Result<Self, EngineError> {
+        let tuning = Tuning::default();
+        let count = usize::try_from(setup.memory_bytes).unwrap_or(usize::MAX) / tuning.block_bytes;
+        let (arena, blocks) = Arena::new(tuning.block_bytes, count).map_err(EngineError::Memory)?;
+        let wakers = (0..setup.workers.len()).map(|_| EventWaker::new()).collect::<Result<Vec<_>, _>>();
+        let wakers = wakers.map_err(EngineError::Thread)?;
+        let mailbox = |waker: &Arc<EventWaker>| Mailbox {
+            answers: Arc::new(ArrayQueue::new(mailbox_size(&setup.limits))),
+            waker: waker.clone(),
+        };
+        let mailboxes: Vec<_> = wakers.iter().map(mailbox).collect();
+        let answers: Vec<_> = mailboxes.iter().map(|mailbox| mailbox.answers.clone()).collect();
+        let memory = Memory::new(arena, blocks, setup.volumes.len(), mailboxes, tuning.planted);
+        let mut engine = Self { workers: Vec::new(), disks: Vec::new(), stop: Arc::default(), memory };
+        engine.start_disks(&setup, &tuning)?;
+        engine.start_workers(setup, &tuning, wakers, answers)?;
+        Ok(engine)
+    }
+
+    fn start_disks(&mut self, setup: &EngineSetup, tuning: &Tuning) -> Result<(), EngineError> {
+        for (index, (folder, counters)) in (0u16..).zip(&setup.volumes) {
+            let waker = EventWaker::new().map_err(EngineError::Thread)?;
+            let handle = DiskHandle::new(self.memory.orders_max(), waker.clone());
+            let reader = ReaderSetup {
+                volume: VolumeIndex(index),
+                handle: handle.clone(),
+                memory: self.memory.clone(),
+                holdings: setup.holdings.clone(),
+                counters: counters.clone(),
+                tuning: tuning.clone(),
+            };
+            let (folder, ring_waker) = (folder.clone(), waker.clone());
+            let thread = start_thread(format!("disk-{index}"), move |ready| {
+                let made = UringDisk::new(folder, ring_waker).map_err(EngineError::DiskRing);
+                if let Some(io) = tell(&ready, made) {
+                    Reader::new(reader, io).run();
+                }
+            })?;
+            self.disks.push((Thread { handle: thread, waker }, handle));
+        }
+        Ok(())
+    }
+
+    fn start_workers(
+        &mut self,
+        setup: EngineSetup,
+        tuning: &Tuning,
+        wakers: Vec<Arc<EventWaker>>,
+        answers: Vec<Arc<ArrayQueue<crate::memory::Answer>>>,
+    ) -> Result<(), EngineError> {
+        let mut listeners: Vec<Vec<TcpListener>> = wakers.iter().map(|_| Vec::new()).collect();
+        let workers = wakers.len().max(1);
+        for (number, listener) in setup.listeners.into_iter().enumerate() {
+            listeners[number % workers].push(listener);
+        }
+        let disks: Vec<_> = self.disks.iter().map(|(_, handle)| handle.clone()).collect();
+        let parts = setup.workers.into_iter().zip(listeners).zip(wakers.into_iter().zip(answers));
+        for (index, ((counters, listeners), (waker, answers))) in (0u16..).zip(parts) {
+            let worker = WorkerSetup {
+                index,
+                listeners,
+                limits: setup.limits.clone(),
+                holdings: setup.holdings.clone(),
+                counters,
+                memory: self.memory.clone(),
+                disks: disks.clone(),
+                answers,
+                stop: self.stop.clone(),
+                tuning: tuning.clone(),
+            };
+            let (arena, ring_waker) = (self.memory.arena().clone(), waker.clone());
+            let slots = setup.limits.connections_max + TURNED_AWAY_MAX;
+            let handle = start_thread(format!("worker-{index}"), move |ready| {
+                let made = UringRing::new(arena, ring_waker, slots).map_err(EngineError::Ring);
+                if let Some(ring) = tell(&ready, made) {
+                    let ended = Worker::new(worker, ring).run(STOP_MS_MAX);
+                    // A ring that the kernel refuses is nothing that serving can go on without.
+                    ended.expect("io_uring_enter of a worker's ring failed");
+                }
+            })?;
+            self.workers.push(Thread { handle, waker });
+        }
+        Ok(())
+    }
+
+    /// Makes every worker look again at what `Holdings` says.
+    pub fn wake(&self) {
+        self.workers.iter().for_each(|worker| worker.waker.wake());
+    }
+
+    /// Closes every connection and ends the threads. One that hangs in a dying disk is left behind.
+    pub fn stop(self) {
+        self.stop.store(true, Ordering::Release);
+        self.wake();
+        for worker in self.workers {
+            if worker.handle.join().is_err() {
+                tracing::error!("a worker had died");
+            }
+        }
+        // Not joined: a disk that hangs would hold us up, and they own nothing that has to be put in order.
+        self.disks.iter().for_each(|(_, handle)| handle.stop());
+    }
+}
+
+/// Starts a thread and waits for what it says about its ring.
+fn start_thread(
+    name: String,
+    body: impl FnOnce(mpsc::Sender<Result<(), EngineError>>) + Send + 'static,
+) -> Result<JoinHandle<()>, EngineError> {
+    let (ready, made) = mpsc::channel();
+    let thread = Builder::new().name(name).spawn(move || body(ready)).map_err(EngineError::Thread)?;
+    match made.recv() {
+        Ok(Ok(())) => Ok(thread),
+        Ok(Err(cause)) => Err(cause),
+        Err(mpsc::RecvError) => Err(EngineError::Thread(io::Error::other("it ended before it was ready"))),
+    }
+}
+
+fn tell<T>(ready: &mpsc::Sender<Result<(), EngineError>>, made: Result<T, EngineError>) -> Option<T> {
+    let (value, outcome) = match made {
+        Ok(value) => (Some(value), Ok(())),
+        Err(cause) => (None, Err(cause)),
+    };
+    // Nobody listening means that the start was given up.
+    ready.send(outcome).ok().and(value)
+}

@@ -1,0 +1,125 @@
+//! A worker's ring: what the server asks of the kernel for sockets, and what comes back (DESIGN §4).
+//!
+//! A trait, so that the same worker runs on io_uring ([`uring`]) and on a fake kernel that a seed drives (`simulation`).
+//! Everything that touches a socket goes through it, closing and shutting down too. No file is read here: see `disk`.
+//!
+//! An operation is named by [`OperationId`]: a slot of the worker's table and the slot's generation, so that a completion
+//! that comes after its connection is known for what it is.
+
+pub mod buffers;
+pub mod uring;
+
+use std::io;
+use std::net::TcpListener;
+
+use crate::clock::{Now, Wall};
+use crate::sys::arena::BlockSpan;
+
+/// A connection's place in the worker's table, and which connection in that place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct OperationId {
+    pub slot: u32,
+    /// 24 bits.
+    pub generation: u32,
+}
+
+/// An accepted socket; the ring owns the descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Socket(pub u32);
+
+/// One of the worker's listening sockets, in the order of [`Ring::listen`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listener(pub u32);
+
+/// Received bytes, until they are given back by [`Ring::recycle`].
+#[derive(Debug, PartialEq, Eq)]
+pub struct ReceiveBuffer {
+    pub index: u16,
+    pub bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReceiveEnd {
+    PeerFinished,
+    /// Reset, or the network failed.
+    PeerLost,
+    /// As asked, or for want of buffers: may be armed again.
+    Paused,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendFault {
+    PeerLost,
+    Host,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Completion {
+    Accepted {
+        listener: Listener,
+        socket: Socket,
+    },
+    /// No more connections come until [`Ring::accept`] is called again. `exhausted`: no descriptor is left; wait a little.
+    AcceptEnded {
+        listener: Listener,
+        exhausted: bool,
+    },
+    Received {
+        id: OperationId,
+        buffer: ReceiveBuffer,
+    },
+    /// Nothing more comes of this [`Ring::receive`].
+    ReceiveEnded {
+        id: OperationId,
+        end: ReceiveEnd,
+    },
+    /// At least one byte, perhaps fewer than asked.
+    Sent {
+        id: OperationId,
+        outcome: Result<usize, SendFault>,
+    },
+    /// Somebody woke this ring.
+    Woken,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// The peer sees the end of our bytes once it has read them.
+    Write,
+    /// Nothing goes either way; what is in flight ends.
+    Both,
+}
+
+pub trait Ring {
+    fn now(&self) -> Now;
+    fn wall(&self) -> Wall;
+
+    /// Takes a listening socket; [`Self::accept`] starts it.
+    fn listen(&mut self, listener: TcpListener) -> Listener;
+
+    /// Connections come as [`Completion::Accepted`] until [`Completion::AcceptEnded`].
+    fn accept(&mut self, listener: Listener);
+
+    /// Bytes come as [`Completion::Received`] until [`Completion::ReceiveEnded`]. Not twice at a time.
+    fn receive(&mut self, id: OperationId, socket: Socket);
+
+    /// Asks a receive to end: `ReceiveEnded` says when it has. More may arrive before.
+    fn pause_receive(&mut self, id: OperationId);
+
+    /// Sends a copy of `bytes`, or of its first part. One send per slot at a time. `more`: do not push yet.
+    fn send_bytes(&mut self, id: OperationId, socket: Socket, bytes: &[u8], more: bool);
+
+    /// Sends from a block, which must stay leased until `Sent`. One send per slot at a time.
+    fn send_block(&mut self, id: OperationId, socket: Socket, span: BlockSpan);
+
+    fn shut_down(&mut self, socket: Socket, direction: Direction);
+
+    /// Every operation on it must have ended.
+    fn close(&mut self, socket: Socket);
+
+    fn received(&self, buffer: &ReceiveBuffer) -> &[u8];
+    fn recycle(&mut self, buffer: ReceiveBuffer);
+
+    /// Submits, waits for a completion or `until`, and copies out what has completed.
+    fn turn(&mut self, until: Option<Now>, completions: &mut Vec<Completion>) -> io::Result<()>;
+}
