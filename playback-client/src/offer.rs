@@ -79,6 +79,15 @@ impl Offer {
         })
     }
 
+    /// With the streams of an older offer that this one lacks: nobody is offered for them at the moment, but they are
+    /// being played, and where they were they may be again.
+    pub fn keeping_streams_of(mut self, older: &Self) -> Self {
+        let lost: Vec<_> =
+            older.streams.iter().filter(|stream| self.stream(&stream.id).is_none()).cloned().collect();
+        self.streams.extend(lost);
+        self
+    }
+
     pub fn stream(&self, id: &StreamId) -> Option<&OfferedStream> {
         self.streams.iter().find(|stream| stream.id == *id)
     }
@@ -216,6 +225,17 @@ pub(crate) mod tests {
                 "breaker {index} went unnoticed"
             );
         }
+    }
+
+    #[test]
+    fn a_stream_that_a_renewal_lacks_keeps_its_places() {
+        let older = Offer::check(answer(), 1, Timestamp::UNIX_EPOCH).unwrap();
+        let mut newer = answer();
+        newer.streams[0].id = "video-2".parse().unwrap();
+        let newer = Offer::check(newer, 2, Timestamp::UNIX_EPOCH).unwrap().keeping_streams_of(&older);
+        assert_eq!(newer.streams.len(), 2);
+        assert_eq!(newer.stream(&older.streams[0].id).unwrap().track.places.len(), 2);
+        assert_eq!(newer.clone().keeping_streams_of(&older).streams.len(), 2);
     }
 
     #[test]

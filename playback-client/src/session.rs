@@ -142,7 +142,7 @@ impl Session {
         let generation = renewable.offer.generation + 1;
         match ask_play(&self.network, &self.control, &self.request, generation, &self.clock).await {
             Ok(offer) => {
-                renewable.offer = Arc::new(offer);
+                renewable.offer = Arc::new(offer.keeping_streams_of(&renewable.offer));
                 self.ledger().renewals += 1;
             }
             Err(error) => {

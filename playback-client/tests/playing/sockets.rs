@@ -12,6 +12,9 @@ use playback_client::play::{Settings, play};
 use playback_client::schedule::Pace;
 use playback_client::summary::Summary;
 
+/// Without a pause between pieces.
+const AS_FAST_AS_IT_GOES: u64 = u64::MAX;
+
 async fn oca_play(arguments: &[&str]) -> Output {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_oca-play"));
     command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
@@ -24,10 +27,12 @@ fn path(path: &Path) -> &str {
 
 #[tokio::test]
 async fn a_server_that_dies_in_mid_body_is_left_and_nothing_is_lost() {
-    let world = Arc::new(World::new(|asked| match (asked.box_name, asked.span.map(|span| span.first())) {
+    let mut world = World::new(|asked| match (asked.box_name, asked.span.map(|span| span.first())) {
         ("box-a", Some(first)) if first > 1_000_000 => Act::DieAfter(70_000),
         _ => Act::Serve,
-    }));
+    });
+    world.rate = AS_FAST_AS_IT_GOES;
+    let world = Arc::new(world);
     let control = world.listen().await;
     let settings = Settings { pace: Pace::FlatOut, ..Settings::default() };
     let outcome = play(control.parse().unwrap(), request(), settings, Box::new(Tcp), Clock::start()).await;
@@ -38,7 +43,9 @@ async fn a_server_that_dies_in_mid_body_is_left_and_nothing_is_lost() {
 
 #[tokio::test]
 async fn what_oca_play_fetched_is_what_oca_play_verify_finds_in_the_origin() {
-    let world = Arc::new(World::new(|_| Act::Serve));
+    let mut world = World::new(|_| Act::Serve);
+    world.rate = AS_FAST_AS_IT_GOES;
+    let world = Arc::new(world);
     let control = world.listen().await;
     let folder = tempfile::tempdir().unwrap();
     let title = world.write_origin(folder.path());
@@ -79,14 +86,14 @@ async fn each_way_to_fail_has_its_exit_status() {
     assert!(String::from_utf8(nobody.stderr).unwrap().contains("is oca-control running there"));
     assert_eq!(oca_play(&["play", "--title", "x"]).await.status.code(), Some(2));
 
-    // The first fragment plays for 4 s; the next comes late by more than is allowed.
+    // The first fragment plays for 4 s; the next comes late by more than is allowed, though fetched flat out.
     let mut world = World::new(|asked| match asked.span {
         Some(span) if span.first() > 100_000 => Act::Status(503, ""),
         _ => Act::Serve,
     });
     world.script_until = Some(Duration::from_secs(5));
     let control = Arc::new(world).listen().await;
-    let arguments = ["play", "--control", &control, "--title", "night-train", "--limit-s", "5"];
+    let arguments = ["play", "--control", &control, "--title", "night-train", "--limit-s", "5", "--flat-out"];
     let stalled = oca_play(&[&arguments[..], &["--stall-max-ms", "50"]].concat()).await;
     assert_eq!(stalled.status.code(), Some(3), "{stalled:?}");
 }

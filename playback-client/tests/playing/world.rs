@@ -278,7 +278,9 @@ impl World {
             }
             let piece = left.split_to(left.len().min(PIECE));
             let micros = u64::try_from(piece.len()).unwrap() * 1_000_000 / rate;
-            tokio::time::sleep(Duration::from_micros(micros)).await;
+            if micros > 0 {
+                tokio::time::sleep(Duration::from_micros(micros)).await;
+            }
             let sent = sent + piece.len();
             Some((Ok(Frame::data(piece)), (left, sent, ending)))
         });
