@@ -1,7 +1,7 @@
 // Builds the bundle into dist/ (default), or the unit tests into build/ (--tests). The same sources give the same
 // bytes: no dates, no paths, no hashes in names.
 
-import { copyFile, mkdir, readFile, readdir, rm, writeFile } from "node:fs/promises";
+import { mkdir, readFile, readdir, rm, writeFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 
@@ -30,21 +30,31 @@ async function buildTests() {
 }
 
 async function buildBundle() {
-  await rm("dist", { recursive: true, force: true });
-  await mkdir("dist");
-  const common = { bundle: true, minify: true, legalComments: "inline", charset: "utf8", logLevel: "warning" };
-  await build({
+  const common = { bundle: true, minify: true, legalComments: "inline", charset: "utf8", logLevel: "warning", write: false };
+  const script = await build({
     ...common,
     entryPoints: ["src/page.ts"],
-    outfile: "dist/player.js",
     format: "iife",
     target: "es2022",
     banner: { js: NOTICE },
     plugins: [emptyTrackAsBlob],
   });
-  await build({ ...common, entryPoints: ["src/player.css"], outfile: "dist/player.css" });
-  await copyFile("src/index.html", "dist/index.html");
-  await writeFile("dist/LICENSES.txt", await licences());
+  const style = await build({ ...common, entryPoints: ["src/player.css"] });
+  const files = new Map([
+    ["index.html", await readFile("src/index.html")],
+    ["player.js", script.outputFiles[0].contents],
+    ["player.css", style.outputFiles[0].contents],
+    ["LICENSES.txt", Buffer.from(await licences())],
+  ]);
+  await mkdir("dist", { recursive: true });
+  for (const name of await readdir("dist")) if (!files.has(name)) await rm(`dist/${name}`, { recursive: true });
+  for (const [name, bytes] of files) await keep(`dist/${name}`, bytes);
+}
+
+/** Leaves a file alone that is the same already: what is built from it need not be built again. */
+async function keep(path, bytes) {
+  const before = await readFile(path).catch(() => null);
+  if (before === null || Buffer.compare(before, bytes) !== 0) await writeFile(path, bytes);
 }
 
 /** hls.js keeps no notices of what it was itself bundled from; its package.json names them. */

@@ -23,24 +23,23 @@ export interface FleetBox {
 type Fields = Record<string, unknown>;
 
 export function fleetOf(value: unknown): FleetBox[] {
-  const list = Array.isArray(value) ? value : fields(value)["appliances"];
-  return Array.isArray(list) ? list.map(boxOf).filter((box) => box.appliance !== "") : [];
+  return Array.isArray(value) ? value.map(boxOf).filter((box) => box.appliance !== "") : [];
 }
 
 function boxOf(value: unknown): FleetBox {
   const box = fields(value);
   const report = fields(box["report"]);
   const server = fields(report["server"]);
-  const reason = text(box["reason"]) || text(box["why_not"]);
+  const reason = text(box["reason"]);
   return {
     appliance: text(box["appliance"]),
     cluster: text(box["cluster"]),
     baseUrl: text(box["base_url"]),
     offered: typeof box["offered"] === "boolean" ? box["offered"] : reason === "",
     reason,
-    ageMs: number(box["age_ms"]) ?? number(box["report_age_ms"]),
+    ageMs: number(box["age_ms"]),
     health: text(report["health"]),
-    draining: report["draining"] === true || box["draining"] === true,
+    draining: report["draining"] === true || box["drain_ordered"] === true,
     limitedBy: text(report["limited_by"]),
     headroom: number(report["headroom"]),
     rateBps: number(server["rate_bps"]),

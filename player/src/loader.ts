@@ -293,6 +293,7 @@ function headOf(response: Response): TransferEvent {
     kind: "head",
     status: response.status,
     range: parseContentRange(response.headers.get("Content-Range")),
+    etag: response.headers.get("ETag"),
     length: length === null || !/^\d{1,15}$/.test(length) ? null : Number(length),
   };
 }

@@ -34,8 +34,8 @@ export interface Wanted {
 
 export type TransferEvent =
   | { kind: "start" }
-  /** `range` and `length` are null where the header is absent or not exposed to us. */
-  | { kind: "head"; status: number; range: ContentRange | null; length: number | null }
+  /** `range`, `length` and `etag` are null where the header is absent or not exposed to us. */
+  | { kind: "head"; status: number; range: ContentRange | null; length: number | null; etag: string | null }
   /** 403, with what its body says of the token. */
   | { kind: "forbidden"; expired: boolean }
   | { kind: "bytes"; count: number }
@@ -243,8 +243,10 @@ export class Transfer {
     return received === 0 ? null : `bytes=${received}-${size === null ? "" : size - 1}`;
   }
 
-  private consistent(head: { range: ContentRange | null; length: number | null }, attempt: Attempt): boolean {
-    const { span, size } = this.wanted;
+  private consistent(head: TransferEvent & { kind: "head" }, attempt: Attempt): boolean {
+    const { object, span, size } = this.wanted;
+    // An appliance's entity tag is the object's digest; any other form of tag says nothing.
+    if (head.etag !== null && /^"[0-9a-f]{64}"$/.test(head.etag) && head.etag !== `"${object}"`) return false;
     const offset = (span?.first ?? 0) + attempt.before;
     const expected = this.expected;
     const left = expected === null ? null : expected - attempt.before;

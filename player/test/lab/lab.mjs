@@ -10,7 +10,8 @@ import { fileURLToPath } from "node:url";
 const DIST = new URL("../../dist/", import.meta.url);
 const BOX = fileURLToPath(new URL("box.mjs", import.meta.url));
 /** What oca-control sends. */
-const POLICY = "default-src 'self'; connect-src *; media-src blob:; worker-src blob:";
+const POLICY = "default-src 'self'; connect-src *; media-src 'self' blob:; worker-src 'self' blob:; img-src 'self' data:; " +
+  "style-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 const TYPES = { html: "text/html; charset=utf-8", js: "text/javascript; charset=utf-8", css: "text/css; charset=utf-8" };
 
 export class Lab {
