@@ -51,7 +51,9 @@ pub fn rungs(display: (u32, u32), frames_per_second: u32) -> Vec<Rung> {
     let top = BOXES.iter().rposition(|(box_lines, _)| *box_lines >= lines).unwrap_or(0);
     let mut rungs: Vec<Rung> = Vec::new();
     for (box_lines, kbps) in BOXES.iter().skip(top) {
-        let rung = Rung::fitted(display, *box_lines, *kbps, fast);
+        let mut rung = Rung::fitted(display, *box_lines, *kbps, fast);
+        // Rounding may turn the order of two rungs of a very narrow picture.
+        rung.peak_kbps = rungs.last().map_or(rung.peak_kbps, |above| rung.peak_kbps.min(above.peak_kbps));
         // 576 lines beside 540 would be two rungs for one.
         let distinct = rungs.last().is_none_or(|above| rung.lines * 8 <= above.lines * 7);
         if distinct {
@@ -75,16 +77,16 @@ pub fn class_lines(width: u32, height: u32) -> u32 {
     short.max(u32::try_from(of_long).unwrap_or(short))
 }
 
-/// The largest size of the same shape in the box, not larger than the picture, both sides even and at least 16.
+/// The size of the same shape in the box, to the nearest even sides of at least 16, never larger than the picture.
 fn fit(display: (u32, u32), box_lines: u32) -> (u32, u32) {
     let lines = class_lines(display.0, display.1).max(1);
-    let scaled = |side: u32| {
-        let scaled = u64::from(side) * u64::from(box_lines.min(lines)) / u64::from(lines);
-        u32::try_from(scaled).unwrap_or(side)
+    let even = |side: u32| {
+        let half =
+            (u64::from(side) * u64::from(box_lines.min(lines)) + u64::from(lines)) / (2 * u64::from(lines));
+        // 4:2:0 halves both sides; a picture with an odd side loses its last line.
+        (u32::try_from(half).unwrap_or(side) * 2).min(side & !1).max(16)
     };
-    // 4:2:0 halves both sides; a side that is odd loses its last line.
-    let even = |side: u32| (side & !1).max(16);
-    (even(scaled(display.0)), even(scaled(display.1)))
+    (even(display.0), even(display.1))
 }
 
 #[cfg(test)]
@@ -113,7 +115,10 @@ mod tests {
 
     #[test]
     fn a_wide_film_is_of_the_class_of_its_width() {
-        assert_eq!(sizes((1920, 800))[0].0, 1920);
+        assert_eq!(
+            sizes((1920, 800)).iter().map(|s| (s.0, s.1)).collect::<Vec<_>>()[..2],
+            [(1920, 800), (1280, 534)]
+        );
         assert_eq!(rungs((1920, 800), 24)[0].lines, 1080);
         assert_eq!(rungs((1080, 1920), 24)[0].lines, 1080);
         assert_eq!(sizes((1080, 1920))[0], (1080, 1920, 4_800));
