@@ -1,5 +1,8 @@
 //! Puts the core together on real rings: memory, a disk thread per volume, a worker per core; and takes it apart.
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::net::TcpListener;
 use std::path::PathBuf;

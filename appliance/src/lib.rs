@@ -1,16 +1,26 @@
 //! The segment server of an appliance (DESIGN §4).
 
+pub mod agent_socket;
 pub mod clock;
+pub mod config;
 pub mod conn;
 pub mod disk;
 pub mod endings;
 pub mod engine;
+pub mod generations;
 pub mod holdings;
 pub mod http;
+pub mod keys;
+pub mod management;
 pub mod memory;
 pub mod metrics;
 pub mod ring;
+#[cfg(test)]
+mod simulation;
+pub mod server;
+pub mod service;
 pub mod sys;
 pub mod tuning;
+pub mod volume_watch;
 pub mod wheel;
 pub mod worker;
