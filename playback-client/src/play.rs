@@ -7,6 +7,7 @@
 //! Read next: [`crate::session`] (how one fragment is fetched), [`crate::schedule`] (when), [`crate::rung`] (which).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use content::id::{ByteSpan, StreamId};
@@ -21,7 +22,7 @@ use crate::ledger::{Ledger, RungSwitch, Track};
 use crate::network::{Dial, Limits, Network};
 use crate::offer::Part;
 use crate::playlist::{Multivariant, Segment, Timeline};
-use crate::rung::RungChooser;
+use crate::rung::{Progress, RungChooser};
 use crate::schedule::{Action, Pace, Schedule};
 use crate::selection::{Selection, Subtitles};
 use crate::session::{Fetched, Patience, Session, Wanted};
@@ -29,6 +30,9 @@ use crate::summary::Summary;
 
 /// Rungs may be cut at times that differ by this much: rounding in playlists, not another cut.
 const CUT_TOLERANCE: Duration = Duration::from_millis(100);
+
+/// How often a fetch of video is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// How to play.
 #[derive(Clone, Debug)]
@@ -129,7 +133,8 @@ impl Lane {
     }
 
     async fn load(&self, session: &Session) -> Result<Timeline, PlayError> {
-        let playlist = session.fetch(&self.wanted(Part::Playlist, None, Duration::ZERO)).await?;
+        let unread = AtomicU64::new(0);
+        let playlist = session.fetch(&self.wanted(Part::Playlist, None, Duration::ZERO), &unread).await?;
         let offer = session.offer().await;
         let stream = offer.stream(&self.stream).ok_or_else(|| PlayError::Republished(self.stream.clone()))?;
         let (track, object) = (&stream.track, stream.playlist.object);
@@ -137,7 +142,7 @@ impl Lane {
         let timeline =
             Timeline::parse(&playlist.bytes, track.object, track.extension, track.bytes).map_err(refuse)?;
         if timeline.init.is_some() {
-            session.fetch(&self.wanted(Part::Track, timeline.init, Duration::ZERO)).await?;
+            session.fetch(&self.wanted(Part::Track, timeline.init, Duration::ZERO), &unread).await?;
         }
         Ok(timeline)
     }
@@ -146,15 +151,96 @@ impl Lane {
         Wanted { track: self.track, stream: self.stream.clone(), part, span, length }
     }
 
-    async fn fetch(&self, session: &Session, segment: &Segment) -> Result<Fetched, PlayError> {
-        session.fetch(&self.wanted(Part::Track, segment.span, segment.end - segment.start)).await
+    async fn fetch(
+        &self,
+        session: &Session,
+        segment: &Segment,
+        meter: &AtomicU64,
+    ) -> Result<Fetched, PlayError> {
+        session.fetch(&self.wanted(Part::Track, segment.span, segment.end - segment.start), meter).await
     }
 }
 
 /// Something that was under way has come to its end.
 enum Arrival {
-    Segment { lane: Arc<Lane>, segment: Segment, sample: (u64, Duration) },
+    /// `fell`: a higher rung's was given up for it.
+    Segment {
+        lane: Arc<Lane>,
+        segment: Segment,
+        sample: (u64, Duration),
+        fell: bool,
+    },
     Subtitles,
+}
+
+/// One segment to fetch, from a rung or, if that turns out to be too slow, from the lowest.
+struct Job {
+    session: Arc<Session>,
+    segment: usize,
+    /// When the playhead will be there.
+    late_at: Duration,
+    first: StreamId,
+    cuts: Arc<[Segment]>,
+}
+
+impl Job {
+    async fn run(&self, lane: Arc<Lane>, lowest: Option<Arc<Lane>>) -> Result<Arrival, PlayError> {
+        let session = &*self.session;
+        let segment = self.segment_of(&lane).await?;
+        let meter = AtomicU64::new(0);
+        let lower = lowest.filter(|lowest| lowest.stream != lane.stream);
+        if let Some(lower) = lower {
+            let instead = tokio::select! {
+                fetched = lane.fetch(session, &segment, &meter) => {
+                    let sample = fetched?.sample;
+                    return Ok(Arrival::Segment { lane: Arc::clone(&lane), segment, sample, fell: false });
+                }
+                instead = self.hopeless(&lower, &segment, &meter) => instead?,
+            };
+            tracing::info!(from = %lane.stream, to = %lower.stream, "a segment would come too late");
+            let sample = lower.fetch(session, &instead, &meter).await?.sample;
+            return Ok(Arrival::Segment { lane: lower, segment: instead, sample, fell: true });
+        }
+        let sample = lane.fetch(session, &segment, &meter).await?.sample;
+        Ok(Arrival::Segment { lane: Arc::clone(&lane), segment, sample, fell: false })
+    }
+
+    async fn segment_of(&self, lane: &Lane) -> Result<Segment, PlayError> {
+        let timeline = lane.timeline(&self.session).await?;
+        if lane.track == Track::Video && !is_cut_alike(&timeline.segments, &self.cuts) {
+            return Err(PlayError::NotAligned { one: self.first.clone(), other: lane.stream.clone() });
+        }
+        Ok(timeline.segments[self.segment])
+    }
+
+    /// Ends only when the fetch that `meter` counts should be given up; with `lower`'s segment.
+    async fn hopeless(
+        &self,
+        lower: &Lane,
+        segment: &Segment,
+        meter: &AtomicU64,
+    ) -> Result<Segment, PlayError> {
+        let clock = self.session.clock;
+        let (mut before, mut arriving, mut looked) = (0, Duration::ZERO, clock.now());
+        loop {
+            clock.sleep_until(looked + LOOK_EVERY).await;
+            let (now, received) = (clock.now(), meter.load(Ordering::Relaxed));
+            if received != before {
+                arriving += now - looked;
+            }
+            (before, looked) = (received, now);
+            let count = segment.span.map_or(0, ByteSpan::count);
+            let left = self.late_at.saturating_sub(now);
+            let progress = Progress { received, count, arriving, left };
+            // Cheap first: the lower rung's playlist is fetched only when it may be needed.
+            if progress.is_hopeless(0) {
+                let instead = self.segment_of(lower).await?;
+                if progress.is_hopeless(instead.span.map_or(0, ByteSpan::count)) {
+                    return Ok(instead);
+                }
+            }
+        }
+    }
 }
 
 struct Player<'a> {
@@ -236,27 +322,28 @@ impl<'a> Player<'a> {
                 Arc::clone(&self.rungs[self.chooser.choose(buffered)])
             }
         };
-        let session = Arc::clone(self.session);
-        let (first, cuts) = (self.first.clone(), Arc::clone(&self.cuts));
-        self.under_way.spawn(async move {
-            let timeline = lane.timeline(&session).await?;
-            if track == Track::Video && !is_cut_alike(&timeline.segments, &cuts) {
-                return Err(PlayError::NotAligned { one: first, other: lane.stream.clone() });
-            }
-            let segment = timeline.segments[segment];
-            let sample = lane.fetch(&session, &segment).await?.sample;
-            Ok(Arrival::Segment { lane: Arc::clone(&lane), segment, sample })
-        });
+        let lowest = (track == Track::Video).then(|| Arc::clone(&self.rungs[0]));
+        let job = Job {
+            session: Arc::clone(self.session),
+            segment,
+            late_at: self.session.clock.now() + buffered,
+            first: self.first.clone(),
+            cuts: Arc::clone(&self.cuts),
+        };
+        self.under_way.spawn(async move { job.run(lane, lowest).await });
     }
 
     fn arrive(&mut self, arrival: Arrival) {
-        let Arrival::Segment { lane, segment, sample } = arrival else { return };
+        let Arrival::Segment { lane, segment, sample, fell } = arrival else { return };
         let now = self.session.clock.now();
         self.schedule.arrived(lane.track, now);
         if lane.track != Track::Video {
             return;
         }
         self.chooser.downloaded(sample.0, sample.1);
+        if fell {
+            self.chooser.fell();
+        }
         let mut ledger = self.session.ledger();
         let bytes = segment.span.map_or(0, ByteSpan::count);
         ledger.played(&lane.stream, bytes, segment.end - segment.start);
@@ -275,7 +362,7 @@ impl<'a> Player<'a> {
                 let timeline = lane.timeline(&session).await?;
                 let within = ends(&timeline.segments, limit).len();
                 for segment in &timeline.segments[..within] {
-                    lane.fetch(&session, segment).await?;
+                    lane.fetch(&session, segment, &AtomicU64::new(0)).await?;
                 }
             }
             Ok(Arrival::Subtitles)

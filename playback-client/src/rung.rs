@@ -17,6 +17,35 @@ const FIRST_BPS_MAX: u64 = 1_500_000;
 /// Weight of the newest sample in the running mean of throughput: one in this many.
 const SMOOTHING: u64 = 3;
 
+/// A fragment is not given up before it has been arriving for this long: the rate is not known sooner.
+const JUDGED_AFTER: Duration = Duration::from_secs(1);
+
+/// How a fragment of video that is under way stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    pub received: u64,
+    /// Of the fragment; `received <= count`.
+    pub count: u64,
+    /// In which `received` arrived: silences are not counted, they are the time-out's matter.
+    pub arriving: Duration,
+    /// Until the playhead is at the fragment.
+    pub left: Duration,
+}
+
+impl Progress {
+    /// Whether to throw it away and fetch the lowest rung's fragment, of `lowest` bytes, instead: it will be late, and
+    /// the other, at the same rate, will be there sooner.
+    pub fn is_hopeless(self, lowest: u64) -> bool {
+        let (received, missing) =
+            (u128::from(self.received), u128::from(self.count.saturating_sub(self.received)));
+        if self.arriving < JUDGED_AFTER || received == 0 {
+            return false;
+        }
+        let missing_us = missing * self.arriving.as_micros() / received;
+        missing_us > self.left.as_micros() && u128::from(lowest) < missing
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct RungChooser {
     /// Average rates, lowest first; not empty.
@@ -54,6 +83,11 @@ impl RungChooser {
             None => sample,
             Some(mean) => mean - mean / SMOOTHING + sample / SMOOTHING,
         });
+    }
+
+    /// A fragment was given up for the lowest rung: go on from there, by buffer.
+    pub fn fell(&mut self) {
+        (self.current, self.starting) = (Some(0), false);
     }
 
     /// The rung for the next fragment, with `buffer` of video ahead of the playhead.
@@ -169,6 +203,18 @@ mod tests {
         let (chosen, stalled) = simulate(3_500_000, ladder(), 60);
         assert_eq!(stalled, Duration::ZERO);
         assert!(chosen[20..].iter().all(|&rung| rung == 2), "{chosen:?}");
+    }
+
+    #[test]
+    fn a_fragment_is_given_up_only_if_it_is_late_and_the_lowest_rung_is_sooner() {
+        let second = Duration::from_secs;
+        let late = Progress { received: 100_000, count: 900_000, arriving: second(2), left: second(10) };
+        assert!(late.is_hopeless(200_000));
+        assert!(!late.is_hopeless(800_000));
+        assert!(!Progress { left: second(16), ..late }.is_hopeless(200_000));
+        assert!(!Progress { received: 800_000, left: second(0), ..late }.is_hopeless(200_000));
+        assert!(!Progress { arriving: Duration::from_millis(900), ..late }.is_hopeless(200_000));
+        assert!(!Progress { received: 0, ..late }.is_hopeless(200_000));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //!    \------ declined: write it down, pass it over; a range goes on where it stopped, a whole object begins anew
 //! ```
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -169,11 +170,13 @@ impl Session {
 
     /// Fetches from whoever gives it, and writes down what happened. Fails when nobody did for as long as
     /// [`Patience::give_up`].
-    pub async fn fetch(&self, wanted: &Wanted) -> Result<Fetched, PlayError> {
+    ///
+    /// `meter` is kept at the number of bytes that are there. What a fetch that is dropped had received is wasted.
+    pub async fn fetch(&self, wanted: &Wanted, meter: &AtomicU64) -> Result<Fetched, PlayError> {
         let mut hunt = Hunt { progress_at: self.clock.now(), declines: 0, last: None, renewed: false };
         let first_offer = self.offer().await;
         let object = object_of(&first_offer, wanted)?;
-        let mut delivery = Delivery::new(object, wanted.span);
+        let mut delivery = Delivery::new(object, wanted.span, Unfinished { ledger: &self.ledger, meter });
         loop {
             let offer = self.offer().await;
             let object = object_of(&offer, wanted)?;
@@ -233,7 +236,7 @@ impl Session {
         &self,
         place: &Place,
         object: &OfferedObject,
-        delivery: &mut Delivery,
+        delivery: &mut Delivery<'_>,
     ) -> Result<(), Setback> {
         self.ledger().asked(&place.appliance);
         let missing = delivery.missing();
@@ -266,7 +269,7 @@ impl Session {
         place: &Place,
         wanted: &Wanted,
         hunt: &mut Hunt,
-        delivery: &mut Delivery,
+        delivery: &mut Delivery<'_>,
     ) {
         let decline = match setback {
             // Once a fetch: an appliance that finds a fresh token expired has a wrong clock.
@@ -286,15 +289,22 @@ impl Session {
         self.ledger().declined(DeclineRecord { at, track: wanted.track, appliance, object, decline });
     }
 
-    fn finish(&self, wanted: &Wanted, place: &Place, delivery: Delivery, sample: (u64, Duration)) -> Fetched {
+    fn finish(
+        &self,
+        wanted: &Wanted,
+        place: &Place,
+        delivery: Delivery<'_>,
+        sample: (u64, Duration),
+    ) -> Fetched {
         let now = self.clock.now();
         // What is passed over may still finish what it had begun; that is no sign of a return.
         let passed_over = self.hosts().is_banned(&place.appliance, now);
+        // Before the ledger is locked: a delivery that ends locks it too.
+        let (fragment, bytes) = delivery.into_fragment(place);
         let mut ledger = self.ledger();
         if !passed_over {
             ledger.served(wanted.track, &place.appliance, now);
         }
-        let (fragment, bytes) = delivery.into_fragment(place);
         ledger.fragments.push(fragment);
         Fetched { bytes, sample }
     }
@@ -310,7 +320,7 @@ struct Hunt {
 }
 
 /// What has arrived of one fragment, from however many appliances.
-struct Delivery {
+struct Delivery<'a> {
     object: ObjectId,
     extension: content::id::Extension,
     span: Option<ByteSpan>,
@@ -320,13 +330,37 @@ struct Delivery {
     digest: Sha256,
     /// Of a whole object.
     kept: Vec<u8>,
+    unfinished: Unfinished<'a>,
 }
 
-impl Delivery {
-    fn new(object: &OfferedObject, span: Option<ByteSpan>) -> Self {
+/// Writes down what is lost if a delivery is dropped before its end.
+struct Unfinished<'a> {
+    ledger: &'a Mutex<Ledger>,
+    /// What has arrived and is not yet a fragment.
+    meter: &'a AtomicU64,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        let lost = self.meter.swap(0, Ordering::Relaxed);
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner).wasted_bytes += lost;
+    }
+}
+
+impl<'a> Delivery<'a> {
+    fn new(object: &OfferedObject, span: Option<ByteSpan>, unfinished: Unfinished<'a>) -> Self {
         let count = span.map_or(object.bytes, ByteSpan::count);
         let (object, extension) = (object.object, object.extension);
-        Self { object, extension, span, count, received: 0, digest: Sha256::new(), kept: Vec::new() }
+        Self {
+            object,
+            extension,
+            span,
+            count,
+            received: 0,
+            digest: Sha256::new(),
+            kept: Vec::new(),
+            unfinished,
+        }
     }
 
     fn missing(&self) -> Option<ByteSpan> {
@@ -336,6 +370,7 @@ impl Delivery {
     /// The caller has seen that it fits.
     fn take(&mut self, piece: &[u8]) {
         self.received += u64::try_from(piece.len()).map_or(0, |bytes| bytes);
+        self.unfinished.meter.store(self.received, Ordering::Relaxed);
         self.digest.update(piece);
         if self.span.is_none() {
             self.kept.extend_from_slice(piece);
@@ -354,10 +389,12 @@ impl Delivery {
         }
         self.kept.clear();
         self.digest = Sha256::new();
+        self.unfinished.meter.store(0, Ordering::Relaxed);
         std::mem::take(&mut self.received)
     }
 
     fn into_fragment(self, place: &Place) -> (Fragment, Vec<u8>) {
+        self.unfinished.meter.store(0, Ordering::Relaxed);
         let first = self.span.map_or(0, ByteSpan::first);
         let fragment = Fragment {
             object: self.object,

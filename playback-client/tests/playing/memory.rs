@@ -301,6 +301,20 @@ async fn a_link_slower_than_the_top_rung_is_played_from_the_lower() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_link_that_collapses_costs_a_fragment_and_no_stall() {
+    let mut world = World::new(|_| Act::Serve);
+    // 0.56 Mb/s, where the top rung's fragment would take 13 s.
+    world.slow_from = Some((seconds(20), 70_000));
+    let world = Arc::new(world);
+    let buffer_target = seconds(8);
+    let settings = Settings { buffer_target, pace: Pace::Playing { buffer_target }, ..Settings::default() };
+    let outcome = world.play(settings).await;
+    assert_perfect(&world, &outcome);
+    assert!((1..900_000).contains(&outcome.summary.wasted_bytes), "{}", outcome.summary.wasted_bytes);
+    assert_eq!(outcome.summary.wasted_requests, 0, "no appliance is to blame for the link");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_control_planes_refusal_is_given_in_its_own_words() {
     let mut world = World::new(|_| Act::Serve);
     let problem =

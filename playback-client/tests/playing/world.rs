@@ -69,6 +69,8 @@ pub struct World {
     pub script_until: Option<Duration>,
     /// Of each appliance, bytes a second.
     pub rate: u64,
+    /// From then on every body is sent at this rate instead.
+    pub slow_from: Option<(Duration, u64)>,
     /// How long tokens live.
     pub token_life: Duration,
     /// Idle connections are closed after this long.
@@ -121,6 +123,7 @@ impl World {
             script: Box::new(script),
             script_until: None,
             rate: 2_000_000,
+            slow_from: None,
             token_life: Duration::from_secs(6 * 3_600),
             idle: Duration::from_secs(600),
             refusal: None,
@@ -264,7 +267,8 @@ impl World {
 
     /// A body at the world's rate.
     fn paced(&self, body: Bytes, ending: Option<Ending>) -> BoxBody<Bytes, std::io::Error> {
-        let rate = self.rate;
+        let slow = self.slow_from.filter(|&(from, _)| self.clock.now() >= from);
+        let rate = slow.map_or(self.rate, |(_, rate)| rate);
         let pieces = stream::unfold((body, 0_usize, ending), move |(mut left, sent, ending)| async move {
             match ending {
                 Some(Ending::Die(after)) if sent >= after => {
