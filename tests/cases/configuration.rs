@@ -51,28 +51,33 @@ impl Case<'_> {
     }
 }
 
-fn box_cases(plan: &Plan) -> [Case<'static>; 3] {
-    let config = plan.box_config("box-a");
-    [
-        Case { program: "oca-appliance", arguments: &["--config"], config: config.clone() },
-        Case { program: "oca-fill", arguments: &["run", "--config"], config: config.clone() },
-        Case { program: "oca-fill", arguments: &["plan", "--config"], config },
-    ]
+#[track_caller]
+fn a_wrong_box_file_is_refused_by(program: &str, arguments: &[&str]) {
+    let (plan, _folder) = written();
+    let case = Case { program, arguments, config: plan.box_config("box-a") };
+    case.refuses("[server]", "[server", &["line"]);
+    case.refuses("memory_mib", "memory_mb", &["memory_mb", "memory_mib"]);
+    case.refuses("memory_mib = 64", "memory_mib = 7", &["server.memory_mib", "16"]);
+    case.refuses("listen = [", "listen = [] #", &["server.listen"]);
+    case.refuses("management = \"127", "management = \"nowhere", &["management"]);
+    case.refuses("cluster = \"lab\"", "cluster = \"../lab\"", &["cluster"]);
+    case.refuses("control = \"http://", "control = \"ftp://", &["agent.control", "http://"]);
+    case.refuses("volume-2", "volume-1", &["volume.path", "once"]);
 }
 
 #[test]
-fn a_box_with_a_wrong_file_does_not_start_and_says_what_to_change() {
+fn the_server_with_a_wrong_file_does_not_start_and_says_what_to_change() {
+    a_wrong_box_file_is_refused_by("oca-appliance", &["--config"]);
+}
+
+#[test]
+fn the_agent_with_a_wrong_file_does_not_start_and_says_what_to_change() {
+    a_wrong_box_file_is_refused_by("oca-fill", &["run", "--config"]);
+    a_wrong_box_file_is_refused_by("oca-fill", &["plan", "--config"]);
     let (plan, _folder) = written();
-    for case in box_cases(&plan) {
-        case.refuses("[server]", "[server", &["line"]);
-        case.refuses("memory_mib", "memory_mb", &["memory_mb", "memory_mib"]);
-        case.refuses("memory_mib = 64", "memory_mib = 7", &["server.memory_mib", "16"]);
-        case.refuses("listen = [", "listen = [] #", &["server.listen"]);
-        case.refuses("management = \"127", "management = \"nowhere", &["management"]);
-        case.refuses("cluster = \"lab\"", "cluster = \"../lab\"", &["cluster"]);
-        case.refuses("control = \"http://", "control = \"ftp://", &["agent.control", "http://"]);
-        case.refuses("volume-2", "volume-1", &["volume.path", "once"]);
-    }
+    let case =
+        Case { program: "oca-fill", arguments: &["run", "--config"], config: plan.box_config("box-a") };
+    case.refuses("agent.key", "no.key", &["agent.key_file", "no.key"]);
 }
 
 #[test]
