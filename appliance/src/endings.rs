@@ -94,6 +94,7 @@ endings! {
     RefusalClosed, Connection, Peer, "refusal_closed", "Closed after an answer behind which the stream cannot be trusted.";
     RequestLimit, Connection, Nobody, "request_limit", "As many requests as `server.limits.requests_per_connection_max`.";
     IdleTooLong, Connection, Nobody, "idle_too_long", "No request for `server.limits.idle_ms_max`.";
+    PipelineTooLong, Connection, Peer, "pipeline_too_long", "More was sent ahead of the answers than this server keeps.";
     HeadTooSlow, Connection, Peer, "head_too_slow", "A head took longer than `server.limits.head_ms_max` (408).";
     SendStalled, Connection, Peer, "send_stalled", "No byte left for `server.limits.send_stall_ms_max`.";
     RequestTooLong, Connection, Peer, "request_too_long", "A request took longer than `server.limits.request_ms_max`.";

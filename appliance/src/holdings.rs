@@ -228,6 +228,11 @@ impl Holdings {
         self.volume(volume).is_some_and(usable)
     }
 
+    /// Whether its marker was there when last looked at.
+    pub fn volume_present(&self, volume: VolumeIndex) -> bool {
+        self.volume(volume).is_some_and(|volume| !volume.absent.load(Relaxed))
+    }
+
     /// The disk thread's word: reads fail too often, or work again.
     pub fn set_volume_usable(&self, volume: VolumeIndex, usable: bool) {
         if let Some(volume) = self.volume(volume) {
@@ -248,5 +253,98 @@ impl Holdings {
 
     fn volume(&self, volume: VolumeIndex) -> Option<&Volume> {
         self.volumes.get(usize::from(volume.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use content::catalogue::FileRecord;
+    use content::id::{Extension, ObjectId};
+
+    use super::*;
+
+    const KEY: CatalogueKey = CatalogueKey([1; 16]);
+
+    /// Holds one object in the file of that number.
+    fn catalogue(generation: u64, number: u64) -> Catalogue {
+        let object = ObjectId::of(b"x");
+        let entry = Entry { key: KEY, object, file: 0, offset: 0, bytes: 1, extension: Extension::Mp4 };
+        let contents = Contents {
+            generation,
+            next_file: 100,
+            volumes: vec![VolumeId([9; 16])],
+            files: vec![FileRecord { number, data_bytes: 1, volume: 0 }],
+            entries: vec![entry],
+        };
+        Catalogue::from_bytes(build::to_bytes(contents).unwrap()).unwrap()
+    }
+
+    fn holdings() -> Holdings {
+        Holdings::new(vec![Volume::new(Some(VolumeId([9; 16])))])
+    }
+
+    fn file(number: u64) -> FileRef {
+        FileRef { volume: VolumeIndex(0), number, data_bytes: 1 }
+    }
+
+    #[test]
+    fn a_generation_is_in_use_as_long_as_a_request_holds_it() {
+        let holdings = holdings();
+        assert_eq!((holdings.current().number(), holdings.oldest_in_use()), (0, 0));
+        holdings.publish(catalogue(1, 1));
+        let request = holdings.current();
+        assert_eq!(holdings.oldest_in_use(), 1);
+        holdings.publish(catalogue(2, 1));
+        holdings.publish(catalogue(3, 1));
+        assert_eq!((holdings.current().number(), holdings.oldest_in_use()), (3, 1));
+        let later = holdings.current();
+        drop(request);
+        assert_eq!(holdings.oldest_in_use(), 3);
+        drop(later);
+        assert_eq!(holdings.oldest_in_use(), 3);
+    }
+
+    #[test]
+    fn a_withdrawn_file_stays_so_until_a_generation_no_longer_names_it() {
+        let holdings = holdings();
+        holdings.publish(catalogue(1, 7));
+        holdings.withdraw(file(7));
+        holdings.withdraw(file(7));
+        assert_eq!(holdings.withdrawn(), vec![(VolumeId([9; 16]), 7)]);
+        holdings.publish(catalogue(2, 7));
+        assert!(holdings.is_withdrawn(file(7)) && !holdings.is_withdrawn(file(8)));
+        holdings.publish(catalogue(3, 8));
+        assert!(!holdings.is_withdrawn(file(7)));
+    }
+
+    #[test]
+    fn a_volume_that_comes_later_is_found_without_a_new_generation() {
+        let holdings = Holdings::new(vec![Volume::new(None)]);
+        holdings.publish(catalogue(1, 7));
+        assert_eq!(holdings.current().find(&KEY), Found::VolumeAbsent);
+        assert_eq!(holdings.current().find(&CatalogueKey([2; 16])), Found::NotHeld);
+        holdings.set_volume_present(VolumeIndex(0), Some(VolumeId([9; 16])));
+        let Found::At { file: found, .. } = holdings.current().find(&KEY) else { panic!("not found") };
+        assert_eq!(found, file(7));
+        assert!(holdings.volume_usable(VolumeIndex(0)) && !holdings.volume_usable(VolumeIndex(1)));
+    }
+
+    #[test]
+    fn generations_swap_while_requests_run_and_none_is_lost() {
+        let holdings = holdings();
+        holdings.publish(catalogue(1, 1));
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    for _ in 0..20_000 {
+                        let generation = holdings.current();
+                        assert!(holdings.oldest_in_use() <= generation.number());
+                        assert!(matches!(generation.find(&KEY), Found::At { .. }));
+                    }
+                });
+            }
+            (2..200).for_each(|number| holdings.publish(catalogue(number, number.min(50))));
+        });
+        assert_eq!(holdings.oldest_in_use(), 199);
     }
 }

@@ -158,6 +158,7 @@ fn form_of(ending: Ending) -> Form {
         | Ending::RefusalClosed
         | Ending::RequestLimit
         | Ending::IdleTooLong
+        | Ending::PipelineTooLong
         | Ending::SendStalled
         | Ending::RequestTooLong
         | Ending::BodyFailed

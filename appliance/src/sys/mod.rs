@@ -3,6 +3,7 @@
 //! One of the three places of `unsafe` (STYLE §5), all of it in [`arena`]. Read [`arena`] next.
 
 pub mod arena;
+pub mod inherited;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

@@ -1,0 +1,112 @@
+//! Brings a generation of the catalogue from the state volume into memory: opened, locked, verified (DESIGN §3).
+//!
+//! Runs on the main thread before serving starts and on a helper thread afterwards, never on a worker: it waits for a disk.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Once;
+
+use content::catalogue::file::Catalogue;
+use content::catalogue::{
+    CATALOGUE_FOLDER, CURRENT_NAME, CatalogueError, generation_name, generation_of_name,
+};
+
+/// The generation that `current` names. None: there is no such file, or it names nothing.
+pub fn current(state: &Path) -> Option<u64> {
+    let text = fs::read_to_string(state.join(CATALOGUE_FOLDER).join(CURRENT_NAME)).ok()?;
+    generation_of_name(&text)
+}
+
+/// Whole and verified: every page was read and is locked in memory if the host lets us.
+pub fn load(state: &Path, generation: u64) -> Result<Catalogue, CatalogueError> {
+    let catalogue = Catalogue::open(&state.join(CATALOGUE_FOLDER).join(generation_name(generation)))?;
+    if catalogue.generation() != generation {
+        return Err(CatalogueError::Inconsistent("its name is of another generation than its header"));
+    }
+    lock(&catalogue);
+    catalogue.verify()?;
+    Ok(catalogue)
+}
+
+/// Best effort: without the lock a page may be evicted and read again; nothing is wrong, only slower.
+fn lock(catalogue: &Catalogue) {
+    static WARNED: Once = Once::new();
+    if let Err(cause) = catalogue.lock() {
+        WARNED.call_once(|| {
+            tracing::warn!(%cause, "the catalogue is not locked in memory; raise the memlock limit (LimitMEMLOCK=)");
+        });
+    }
+}
+
+/// What to serve at the start: what `current` names or, if that is damaged, the newest older one that is intact.
+pub fn load_newest(state: &Path) -> Option<Catalogue> {
+    let named = current(state);
+    let mut known = generations(state);
+    known.retain(|generation| named.is_none_or(|named| *generation <= named));
+    known.sort_unstable();
+    let try_load = |generation: u64| match load(state, generation) {
+        Ok(catalogue) => Some(catalogue),
+        Err(cause) => {
+            tracing::error!(generation, %cause, "a generation of the catalogue is damaged; trying an older one");
+            None
+        }
+    };
+    known.into_iter().rev().find_map(try_load)
+}
+
+fn generations(state: &Path) -> Vec<u64> {
+    let Ok(entries) = fs::read_dir(state.join(CATALOGUE_FOLDER)) else { return vec![] };
+    let number = |name: &std::ffi::OsStr| name.to_str().and_then(generation_of_name);
+    entries.filter_map(|entry| number(&entry.ok()?.file_name())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use content::catalogue::{Contents, build};
+
+    use super::*;
+
+    fn write(state: &Path, generation: u64) {
+        let folder = state.join(CATALOGUE_FOLDER);
+        fs::create_dir_all(&folder).unwrap();
+        let contents = Contents { generation, next_file: 1, ..Contents::default() };
+        fs::write(folder.join(generation_name(generation)), build::to_bytes(contents).unwrap()).unwrap();
+    }
+
+    fn name_current(state: &Path, generation: u64) {
+        let text = format!("{}\n", generation_name(generation));
+        fs::write(state.join(CATALOGUE_FOLDER).join(CURRENT_NAME), text).unwrap();
+    }
+
+    fn newest(state: &Path) -> Option<u64> {
+        load_newest(state).map(|catalogue| catalogue.generation())
+    }
+
+    #[test]
+    fn the_start_takes_the_current_generation_or_the_newest_intact_older_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path();
+        assert_eq!(newest(state), None);
+        [1, 2, 3, 4].map(|generation| write(state, generation));
+        name_current(state, 3);
+        assert_eq!(newest(state), Some(3));
+        let damaged = state.join(CATALOGUE_FOLDER).join(generation_name(3));
+        let mut bytes = fs::read(&damaged).unwrap();
+        bytes[20] ^= 1;
+        fs::write(&damaged, &bytes).unwrap();
+        assert_eq!(newest(state), Some(2));
+        assert!(load(state, 3).is_err());
+        fs::remove_file(state.join(CATALOGUE_FOLDER).join(generation_name(2))).unwrap();
+        fs::write(state.join(CATALOGUE_FOLDER).join(CURRENT_NAME), "rubbish").unwrap();
+        assert_eq!((newest(state), current(state)), (Some(4), None));
+    }
+
+    #[test]
+    fn a_generation_under_another_name_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), 1);
+        let catalogue = folder.path().join(CATALOGUE_FOLDER);
+        fs::rename(catalogue.join(generation_name(1)), catalogue.join(generation_name(2))).unwrap();
+        assert!(load(folder.path(), 2).is_err());
+    }
+}

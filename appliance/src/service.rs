@@ -1,0 +1,315 @@
+//! The server as its agent and its operator see it: what it is told, and what it says about itself.
+//!
+//! Shared by the agent's socket and the management port. Publishing reads a disk: call [`Service::answer`] on a helper
+//! thread.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use content::box_config::BoxConfig;
+use content::control_socket::{FileName, PublicKey, ServedVolume, ServerAnswer, ServerRequest, ServerStatus};
+use content::report::ServerFigures;
+use content::token::KeyRing;
+use serde::Serialize;
+
+use crate::clock::Now;
+use crate::config::read_marker;
+use crate::holdings::{Holdings, VolumeIndex};
+use crate::metrics::{Gauges, Metrics, Totals, VolumeTotals};
+use crate::{generations, keys};
+
+/// Reads that a volume has in flight when it counts as full.
+const DISK_DEPTH_FULL: f64 = 16.0;
+/// A resource that is used less than this does not limit anything.
+const LIMITING_FROM: f64 = 0.8;
+
+pub struct Service {
+    pub config: BoxConfig,
+    pub holdings: Arc<Holdings>,
+    pub metrics: Metrics,
+    started: Now,
+    pace: Mutex<Pace>,
+    /// One publication at a time.
+    publishing: Mutex<()>,
+    /// Tells the workers to look at the holdings again.
+    wake: Box<dyn Fn() + Send + Sync>,
+}
+
+/// What went on in the last interval between two samples.
+#[derive(Default)]
+struct Pace {
+    at: Now,
+    totals: Totals,
+    volumes: Vec<VolumeTotals>,
+    rate_bps: u64,
+    /// By volume: median time of a read in µs, and mean number of reads in flight.
+    disks: Vec<(u64, f64)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Condition {
+    Ok,
+    /// Serves, but something asks for an operator.
+    Degraded,
+    Draining,
+    /// Offer it to nobody.
+    Failed,
+}
+
+/// What `GET /health` says.
+#[derive(Debug, Serialize)]
+pub struct Health {
+    pub status: Condition,
+    pub generation: u64,
+    pub oldest_in_use: u64,
+    pub draining: bool,
+    pub token_keys: usize,
+    pub volumes: Vec<VolumeHealth>,
+    /// Why the status is not `ok`.
+    pub reasons: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct VolumeHealth {
+    pub path: String,
+    pub uuid: Option<String>,
+    pub usable: bool,
+    pub read_errors: u64,
+}
+
+impl Service {
+    pub fn new(
+        config: BoxConfig,
+        holdings: Arc<Holdings>,
+        metrics: Metrics,
+        started: Now,
+        wake: Box<dyn Fn() + Send + Sync>,
+    ) -> Self {
+        let pace = Mutex::new(Pace { at: started, ..Pace::default() });
+        Self { config, holdings, metrics, started, pace, publishing: Mutex::default(), wake }
+    }
+
+    /// Does what the agent asks. May read the state volume for seconds.
+    pub fn answer(&self, request: ServerRequest, now: Now) -> ServerAnswer {
+        let done = match request {
+            ServerRequest::Status => Ok(()),
+            ServerRequest::Publish { generation } => self.publish(generation),
+            ServerRequest::Drain { on } => {
+                self.drain(on);
+                Ok(())
+            }
+            ServerRequest::TokenKeys { keys } => self.take_keys(&keys),
+        };
+        match done {
+            Ok(()) => ServerAnswer::Status(self.status(now)),
+            Err(reason) => {
+                tracing::warn!(%reason, "refused the agent");
+                ServerAnswer::Refused { reason }
+            }
+        }
+    }
+
+    fn publish(&self, generation: u64) -> Result<(), String> {
+        let _one_at_a_time = lock(&self.publishing);
+        let state = &self.config.state;
+        if generations::current(state) != Some(generation) {
+            return Err(format!("`current` does not name generation {generation}"));
+        }
+        if self.holdings.current().number() == generation {
+            return Ok(());
+        }
+        let catalogue = generations::load(state, generation);
+        let catalogue = catalogue.map_err(|cause| format!("generation {generation}: {cause}"))?;
+        // An agent makes its volumes shortly before it first publishes.
+        self.find_new_volumes();
+        let entries = catalogue.entry_count();
+        self.holdings.publish(catalogue);
+        (self.wake)();
+        tracing::info!(generation, entries, "serving a new generation");
+        Ok(())
+    }
+
+    /// Only volumes that were never seen are looked at: one that is gone may hang.
+    fn find_new_volumes(&self) {
+        for (index, volume) in self.indexed_volumes() {
+            if self.holdings.volume_id(index).is_none()
+                && let Ok(uuid) = read_marker(&volume.path)
+            {
+                self.holdings.set_volume_present(index, Some(uuid));
+            }
+        }
+    }
+
+    fn indexed_volumes(&self) -> impl Iterator<Item = (VolumeIndex, &content::box_config::VolumeConfig)> {
+        (0..u16::MAX).map(VolumeIndex).zip(&self.config.volumes)
+    }
+
+    pub fn drain(&self, on: bool) {
+        if self.holdings.draining() != on {
+            tracing::info!(on, "draining");
+        }
+        self.holdings.set_draining(on);
+        (self.wake)();
+    }
+
+    fn take_keys(&self, told: &[PublicKey]) -> Result<(), String> {
+        let ring = KeyRing::new(told).ok_or("a token key is not 32 bytes of base64url")?;
+        // Setting equal keys would make every connection verify its token again.
+        if *self.holdings.keys() == ring {
+            return Ok(());
+        }
+        tracing::info!(keys = ring.len(), "new token keys");
+        self.holdings.set_keys(ring);
+        // They hold from now on; only a restart without the agent would miss them.
+        if let Err(cause) = keys::save(&self.config.state, told) {
+            tracing::warn!(%cause, "the token keys could not be saved");
+        }
+        Ok(())
+    }
+
+    /// Compares the counters with those of the last call: once a second.
+    pub fn sample(&self, now: Now) {
+        let mut pace = lock(&self.pace);
+        let elapsed_us = now.0.saturating_sub(pace.at.0) / 1_000;
+        if elapsed_us == 0 {
+            return;
+        }
+        let totals = self.metrics.totals();
+        let bytes = totals.body_bytes.wrapping_sub(pace.totals.body_bytes);
+        pace.rate_bps = bytes.saturating_mul(8).saturating_mul(1_000_000) / elapsed_us;
+        let volumes: Vec<_> = self.metrics.volumes.iter().map(|volume| volume.totals()).collect();
+        let none = VolumeTotals::default();
+        let disk = |(now, place): (&VolumeTotals, usize)| {
+            let since = now.since(pace.volumes.get(place).unwrap_or(&none));
+            // Little's law: the mean number in flight is the time spent in reads over the time that passed.
+            (since.latency_median_us(), ratio(since.latency_us, elapsed_us))
+        };
+        pace.disks = volumes.iter().zip(0..).map(disk).collect();
+        (pace.at, pace.totals, pace.volumes) = (now, totals, volumes);
+    }
+
+    pub fn status(&self, now: Now) -> ServerStatus {
+        let (limited_by, headroom) = self.limit();
+        let pace = lock(&self.pace);
+        let volumes = self.indexed_volumes().zip(&self.metrics.volumes).zip(0..);
+        let served = |(((index, _), counters), place): (
+            ((VolumeIndex, _), &Arc<crate::metrics::VolumeCounters>),
+            usize,
+        )| {
+            Some(ServedVolume {
+                uuid: self.holdings.volume_id(index)?,
+                usable: self.holdings.volume_usable(index),
+                read_errors: counters.totals().read_errors,
+                read_latency_us: pace.disks.get(place).map_or(0, |disk| disk.0),
+            })
+        };
+        let withdrawn = self.holdings.withdrawn().into_iter().map(|(uuid, file)| FileName { uuid, file });
+        ServerStatus {
+            // First: a generation published in between makes this older, never the wrong way round.
+            oldest_in_use: self.holdings.oldest_in_use(),
+            generation: self.holdings.current().number(),
+            draining: self.holdings.draining(),
+            token_keys: u64::try_from(self.holdings.keys().len()).unwrap_or(u64::MAX),
+            withdrawn: withdrawn.collect(),
+            volumes: volumes.filter_map(served).collect(),
+            limited_by: limited_by.to_owned(),
+            headroom,
+            figures: self.figures(now, pace.rate_bps),
+        }
+    }
+
+    fn figures(&self, now: Now, rate_bps: u64) -> ServerFigures {
+        let totals = self.metrics.totals();
+        ServerFigures {
+            uptime_ms: self.uptime_ms(now),
+            connections: totals.connections,
+            requests: totals.requests,
+            bytes_sent: totals.body_bytes,
+            memory_hits: totals.memory_hits,
+            memory_misses: totals.memory_misses,
+            rate_bps,
+        }
+    }
+
+    fn uptime_ms(&self, now: Now) -> u64 {
+        now.0.saturating_sub(self.started.0) / 1_000_000
+    }
+
+    /// The resource nearest to its limit, and what is left of it. What the link carries is not known here.
+    fn limit(&self) -> (&'static str, f64) {
+        let workers = u64::try_from(self.metrics.workers.len()).unwrap_or(u64::MAX);
+        let most = u64::try_from(self.config.server.limits.connections_max).unwrap_or(u64::MAX);
+        let connections = ratio(self.metrics.totals().connections, most.saturating_mul(workers));
+        let busiest = lock(&self.pace).disks.iter().map(|disk| disk.1).fold(0.0, f64::max);
+        let disk = busiest / DISK_DEPTH_FULL;
+        let (name, used) = if disk > connections { ("disk", disk) } else { ("connections", connections) };
+        (if used >= LIMITING_FROM { name } else { "none" }, (1.0 - used).clamp(0.0, 1.0))
+    }
+
+    pub fn health(&self) -> Health {
+        let volumes = self.indexed_volumes().map(|(index, volume)| VolumeHealth {
+            path: volume.path.display().to_string(),
+            uuid: self.holdings.volume_id(index).map(|uuid| uuid.to_string()),
+            usable: self.holdings.volume_usable(index),
+            read_errors: self.read_errors(index),
+        });
+        let volumes: Vec<_> = volumes.collect();
+        let generation = self.holdings.current().number();
+        let token_keys = self.holdings.keys().len();
+        let mut reasons = reasons(&volumes, generation, token_keys);
+        let withdrawn = self.holdings.withdrawn().len();
+        if withdrawn > 0 {
+            reasons.push(format!("{withdrawn} files are withdrawn for a bad block"));
+        }
+        let draining = self.holdings.draining();
+        let status = match (volumes.iter().any(|volume| volume.usable), draining, reasons.is_empty()) {
+            (false, _, _) => Condition::Failed,
+            (true, true, _) => Condition::Draining,
+            (true, false, true) => Condition::Ok,
+            (true, false, false) => Condition::Degraded,
+        };
+        let oldest_in_use = self.holdings.oldest_in_use();
+        Health { status, generation, oldest_in_use, draining, token_keys, volumes, reasons }
+    }
+
+    fn read_errors(&self, index: VolumeIndex) -> u64 {
+        self.metrics.volumes.get(usize::from(index.0)).map_or(0, |volume| volume.totals().read_errors)
+    }
+
+    pub fn exposition(&self, now: Now) -> String {
+        let usable = |(index, volume): (VolumeIndex, &content::box_config::VolumeConfig)| {
+            (volume.path.display().to_string(), self.holdings.volume_usable(index))
+        };
+        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        self.metrics.exposition(&Gauges {
+            uptime_ms: self.uptime_ms(now),
+            generation: self.holdings.current().number(),
+            oldest_in_use: self.holdings.oldest_in_use(),
+            draining: self.holdings.draining(),
+            token_keys: count(self.holdings.keys().len()),
+            withdrawn: count(self.holdings.withdrawn().len()),
+            volumes: self.indexed_volumes().map(usable).collect(),
+        })
+    }
+}
+
+fn reasons(volumes: &[VolumeHealth], generation: u64, token_keys: usize) -> Vec<String> {
+    let lost = volumes.iter().filter(|volume| !volume.usable);
+    let mut reasons: Vec<_> = lost.map(|volume| format!("volume {} cannot be read", volume.path)).collect();
+    if generation == 0 {
+        reasons.push("there is no catalogue yet".to_owned());
+    }
+    if token_keys == 0 {
+        reasons.push("there are no token keys yet".to_owned());
+    }
+    reasons
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a share of what there is; the last digits do not matter")]
+fn ratio(part: u64, whole: u64) -> f64 {
+    part as f64 / whole.max(1) as f64
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
