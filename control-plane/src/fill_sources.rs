@@ -31,7 +31,10 @@ impl FillSecret {
     /// `<appliance>.<end, seconds since 1970>.<base64url>`
     fn key(&self, appliance: &ApplianceId, object: &ObjectId, ends: Timestamp) -> String {
         let ends = ends.as_second();
-        format!("{appliance}.{ends}.{}", URL_SAFE_NO_PAD.encode(self.mac(appliance.as_str(), object, ends).as_bytes()))
+        format!(
+            "{appliance}.{ends}.{}",
+            URL_SAFE_NO_PAD.encode(self.mac(appliance.as_str(), object, ends).as_bytes())
+        )
     }
 
     fn mac(&self, appliance: &str, object: &ObjectId, ends: i64) -> blake3::Hash {
@@ -80,7 +83,8 @@ pub fn fill_sources(
 fn exists(snapshot: &Snapshot, appliance: &Appliance, path: &MediaPath) -> bool {
     let key = path.key();
     let title = snapshot.titles.get(&path.title);
-    let in_title = title.is_some_and(|known| known.keys.iter().any(|keys| keys.track == key || keys.playlist == key));
+    let in_title =
+        title.is_some_and(|known| known.keys.iter().any(|keys| keys.track == key || keys.playlist == key));
     let manifest = snapshot.manifest(&appliance.registration.cluster);
     in_title || manifest.is_some_and(|known| known.ordinal(key).is_some())
 }
@@ -158,7 +162,9 @@ mod tests {
     #[test]
     fn an_unregistered_appliance_and_too_many_objects_are_refused() {
         let snapshot = world(&[film("film")], &[]);
-        let ask = |request: &FillRequest| fill_sources(&snapshot, "http://c", &secret(), request, noon()).unwrap_err();
+        let ask = |request: &FillRequest| {
+            fill_sources(&snapshot, "http://c", &secret(), request, noon()).unwrap_err()
+        };
         assert!(matches!(ask(&request(Vec::new())), Refusal::UnknownAppliance(_)));
         let path = film("film").objects().next().unwrap().0;
         assert!(matches!(ask(&request(vec![path; 1001])), Refusal::Malformed(_)));

@@ -94,7 +94,9 @@ fn audio_groups<'a>(listed: &[&'a Stream]) -> Vec<AudioGroup<'a>> {
         let mut members = first_of_each(&mut mine);
         if members.len() == every.len() {
             // The same order in each, whatever the order of rates was.
-            members.sort_by_key(|stream| every.iter().position(|other| other.kind.language() == stream.kind.language()));
+            members.sort_by_key(|stream| {
+                every.iter().position(|other| other.kind.language() == stream.kind.language())
+            });
             groups.push(AudioGroup { id: format!("audio-{}", groups.len()), members });
         }
     }
@@ -148,7 +150,13 @@ const fn yes_or_no(yes: bool) -> &'static str {
 }
 
 /// §4.4.6.2: rates are those of the largest playable combination, codecs those of all that it needs.
-fn variant(text: &mut String, video: &Stream, group: Option<&AudioGroup<'_>>, subtitles: &[&Stream], url: &str) {
+fn variant(
+    text: &mut String,
+    video: &Stream,
+    group: Option<&AudioGroup<'_>>,
+    subtitles: &[&Stream],
+    url: &str,
+) {
     let StreamKind::Video { width, height, frame_rate } = &video.kind else { return };
     let audio = group.map_or(&[][..], |group| &group.members);
     let largest = |streams: &[&Stream], rate: fn(&Stream) -> u64| {
@@ -184,7 +192,8 @@ fn variant(text: &mut String, video: &Stream, group: Option<&AudioGroup<'_>>, su
 
 /// For people, in the language itself; unique within a group because the tag is added where it says more.
 fn name_of(language: &str) -> String {
-    let (primary, region) = language.split_once('-').map_or((language, None), |(head, tail)| (head, Some(tail)));
+    let (primary, region) =
+        language.split_once('-').map_or((language, None), |(head, tail)| (head, Some(tail)));
     let lower = primary.to_ascii_lowercase();
     let name = LANGUAGE_NAMES.iter().find(|(tag, _)| *tag == lower).map(|(_, name)| *name);
     match (name, region) {
@@ -235,7 +244,8 @@ mod tests {
     fn playlist_of(title: Title, boxes: &[Box]) -> MasterPlaylist {
         let mut request = request("s-1");
         request.device.codecs.push("ac-3".to_owned());
-        let text = playback::multivariant(&world(&[title], boxes), &issuer(), &request, None, noon()).unwrap();
+        let text =
+            playback::multivariant(&world(&[title], boxes), &issuer(), &request, None, noon()).unwrap();
         let (rest, parsed) = m3u8_rs::parse_master_playlist(text.as_bytes()).unwrap();
         assert!(rest.is_empty(), "left over: {}", String::from_utf8_lossy(rest));
         assert!(parsed.unknown_tags.is_empty());
@@ -257,7 +267,10 @@ mod tests {
             playlist.alternatives.iter().filter(|a| a.media_type == AlternativeMediaType::Audio).collect();
         assert_eq!(audio.len(), 2);
         assert!(audio.iter().all(|a| Some(&a.group_id) == low.audio.as_ref() && a.autoselect));
-        assert_eq!((audio[0].name.as_str(), audio[0].language.as_deref(), audio[0].default), ("Svenska", Some("sv"), true));
+        assert_eq!(
+            (audio[0].name.as_str(), audio[0].language.as_deref(), audio[0].default),
+            ("Svenska", Some("sv"), true)
+        );
         assert_eq!((audio[1].name.as_str(), audio[1].default), ("English", false));
         let subtitles = playlist.alternatives.last().unwrap();
         assert_eq!(subtitles.media_type, AlternativeMediaType::Subtitles);

@@ -131,9 +131,15 @@ pub fn multivariant(
 }
 
 /// A token that came back from a player is used only if it is ours, of this play, and not over.
-fn own_token<'t>(issuer: &Issuer, wanted: &Claims, token: &'t str, now: Timestamp) -> Result<&'t str, Refusal> {
+fn own_token<'t>(
+    issuer: &Issuer,
+    wanted: &Claims,
+    token: &'t str,
+    now: Timestamp,
+) -> Result<&'t str, Refusal> {
     let claims = issuer.keys.verify(token).map_err(|error| Refusal::Token(error.to_string()))?;
-    let same = claims.session == wanted.session && claims.title == wanted.title && claims.tiers == wanted.tiers;
+    let same =
+        claims.session == wanted.session && claims.title == wanted.title && claims.tiers == wanted.tiers;
     if !same {
         return Err(Refusal::Token("it is of another session, title or plan".to_owned()));
     }
@@ -144,7 +150,11 @@ fn own_token<'t>(issuer: &Issuer, wanted: &Claims, token: &'t str, now: Timestam
 }
 
 /// Licence, streams, steering: everything but the words.
-pub fn offer<'a>(snapshot: &'a Snapshot, request: &PlayRequest, now: Timestamp) -> Result<Offer<'a>, Refusal> {
+pub fn offer<'a>(
+    snapshot: &'a Snapshot,
+    request: &PlayRequest,
+    now: Timestamp,
+) -> Result<Offer<'a>, Refusal> {
     check_form(request)?;
     let known = snapshot.titles.get(&request.title);
     let known = known.ok_or_else(|| Refusal::UnknownTitle(request.title.to_string()))?;
@@ -266,7 +276,8 @@ impl<'a> Offer<'a> {
         });
         let mut passed: Vec<_> = whole.collect();
         for index in 0..self.ranking.candidates.len() {
-            let reasons: Vec<_> = self.streams.iter().map(|offered| self.stream_reason(index, offered)).collect();
+            let reasons: Vec<_> =
+                self.streams.iter().map(|offered| self.stream_reason(index, offered)).collect();
             let same = reasons.windows(2).all(|pair| pair[0] == pair[1]);
             let name = &self.candidate(index).appliance.registration.appliance;
             let entry = |stream, reason: Reason| PassedOver {
@@ -278,7 +289,11 @@ impl<'a> Offer<'a> {
                 passed.extend(reasons.first().copied().flatten().map(|reason| entry(None, reason)));
             } else {
                 let each = self.streams.iter().zip(reasons);
-                passed.extend(each.filter_map(|(offered, reason)| Some(entry(Some(offered.stream.id.clone()), reason?))));
+                passed.extend(
+                    each.filter_map(|(offered, reason)| {
+                        Some(entry(Some(offered.stream.id.clone()), reason?))
+                    }),
+                );
             }
         }
         passed

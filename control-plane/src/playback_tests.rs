@@ -105,7 +105,10 @@ fn a_foreign_token_of_another_play_or_of_yesterday_is_refused() {
     let foreign = other.sign(&issuer().claims(&request("s-1"), &film("film"), noon()));
     assert!(matches!(ask(&request("s-1"), &foreign, noon()), Refusal::Token(_)));
     assert!(matches!(ask(&request("s-2"), &token, noon()), Refusal::Token(_)));
-    assert!(matches!(ask(&PlayRequest { plan: Tier::Uhd, ..request("s-1") }, &token, noon()), Refusal::Token(_)));
+    assert!(matches!(
+        ask(&PlayRequest { plan: Tier::Uhd, ..request("s-1") }, &token, noon()),
+        Refusal::Token(_)
+    ));
     // Tomorrow the box is silent too, so the token is judged on a world of tomorrow.
     let tomorrow = noon() + SignedDuration::from_hours(24);
     let wanted = issuer().claims(&request("s-1"), &film("film"), tomorrow);
@@ -126,7 +129,8 @@ fn explain_names_every_appliance_that_is_not_offered() {
     assert!(reasons.iter().any(|(_, _, reason)| *reason == "rank"), "{reasons:?}");
     let video = answer.streams.iter().find(|stream| stream.id.as_str() == "video-360p").unwrap();
     assert_eq!(video.track.urls.len(), content::play::RANKED_MAX);
-    let quiet = play(&snapshot, &issuer(), &PlayRequest { explain: false, ..request("s-1") }, noon()).unwrap();
+    let quiet =
+        play(&snapshot, &issuer(), &PlayRequest { explain: false, ..request("s-1") }, noon()).unwrap();
     assert!(quiet.passed_over.is_empty());
 }
 
@@ -165,22 +169,30 @@ fn a_request_of_the_wrong_form_is_refused() {
 fn licence_and_title_are_judged_before_appliances() {
     let snapshot = world(&[film("film")], &[]);
     let ask = |request: &PlayRequest| play(&snapshot, &issuer(), request, noon()).unwrap_err();
-    assert!(matches!(ask(&PlayRequest { territory: "US".to_owned(), ..request("s") }), Refusal::Territory { .. }));
-    assert!(matches!(ask(&PlayRequest { title: "x".parse().unwrap(), ..request("s") }), Refusal::UnknownTitle(_)));
+    assert!(matches!(
+        ask(&PlayRequest { territory: "US".to_owned(), ..request("s") }),
+        Refusal::Territory { .. }
+    ));
+    assert!(matches!(
+        ask(&PlayRequest { title: "x".parse().unwrap(), ..request("s") }),
+        Refusal::UnknownTitle(_)
+    ));
 }
 
 fn any_box() -> impl Strategy<Value = Box> {
     let missing = prop::collection::vec(0u32..10, 0..6);
     let flags = (any::<bool>(), 0u8..6, prop::option::weighted(0.9, 0i64..9));
-    (flags, 0.0f64..1.0, missing, 0u64..3).prop_map(|((draining, sick, age_s), headroom, missing, version)| Box {
-        draining: draining && sick == 1,
-        health: if sick == 0 { content::report::Health::Failed } else { content::report::Health::Ok },
-        age_s,
-        headroom,
-        missing,
-        manifest_version: version,
-        ..Box::well("box")
-    })
+    (flags, 0.0f64..1.0, missing, 0u64..3).prop_map(
+        |((draining, sick, age_s), headroom, missing, version)| Box {
+            draining: draining && sick == 1,
+            health: if sick == 0 { content::report::Health::Failed } else { content::report::Health::Ok },
+            age_s,
+            headroom,
+            missing,
+            manifest_version: version,
+            ..Box::well("box")
+        },
+    )
 }
 
 proptest! {

@@ -24,7 +24,9 @@ pub enum Refusal {
     Malformed(String),
     #[error("the token is not one of this play: {0}")]
     Token(String),
-    #[error("the cluster {0} is not configured here; add it as [[cluster]] to the control plane's configuration")]
+    #[error(
+        "the cluster {0} is not configured here; add it as [[cluster]] to the control plane's configuration"
+    )]
     UnknownCluster(String),
     #[error("the appliance {0} is not registered; register it again")]
     UnknownAppliance(String),

@@ -52,12 +52,13 @@ pub struct KnownManifest {
     ordinals: HashMap<CatalogueKey, u32>,
 }
 
+#[derive(Clone)]
 pub struct Appliance {
     pub registration: Registration,
     /// An operator asked for it; lasts until the operator takes it back.
     pub drain_ordered: bool,
     /// None: registered, and silent since the control plane's start.
-    pub live: Option<Live>,
+    pub live: Option<Arc<Live>>,
 }
 
 /// The last report.
@@ -72,7 +73,8 @@ impl KnownTitle {
     pub fn new(title: Title) -> Self {
         let keys = title.streams.iter().map(|stream| StreamKeys {
             track: path(&title.title, stream.tier, stream.track.object, stream.track.extension).key(),
-            playlist: path(&title.title, stream.tier, stream.playlist.object, stream.playlist.extension).key(),
+            playlist: path(&title.title, stream.tier, stream.playlist.object, stream.playlist.extension)
+                .key(),
         });
         let keys = keys.collect();
         Self { title, keys }
@@ -117,7 +119,8 @@ pub struct Residency<'a> {
 impl Residency<'_> {
     pub fn holds(&self, key: CatalogueKey) -> bool {
         // Without a catalogue it serves nothing, whatever its exceptions say.
-        self.live.report.generation > 0 && (self.listed(key) || self.live.unlisted.binary_search(&key).is_ok())
+        self.live.report.generation > 0
+            && (self.listed(key) || self.live.unlisted.binary_search(&key).is_ok())
     }
 
     fn listed(&self, key: CatalogueKey) -> bool {
@@ -137,7 +140,7 @@ impl Snapshot {
 
     /// None if the appliance has not reported.
     pub fn residency<'a>(&'a self, appliance: &'a Appliance) -> Option<Residency<'a>> {
-        let live = appliance.live.as_ref()?;
+        let live = appliance.live.as_deref()?;
         let kept = self.manifests.get(&appliance.registration.cluster);
         let version = live.report.holds.manifest_version;
         let known = kept.and_then(|kept| kept.iter().find(|known| known.manifest.version == version));
@@ -209,7 +212,14 @@ pub(crate) mod tests {
         }
     }
 
-    fn stream(title: &str, id: &str, tier: Tier, kind: StreamKind, codecs: &str, bandwidth_bps: u64) -> Stream {
+    fn stream(
+        title: &str,
+        id: &str,
+        tier: Tier,
+        kind: StreamKind,
+        codecs: &str,
+        bandwidth_bps: u64,
+    ) -> Stream {
         let subtitles = matches!(kind, StreamKind::Subtitles { .. });
         let object = |what: &str, extension, bytes| ObjectRef {
             object: ObjectId::of(format!("{title} {id} {what}").as_bytes()),
@@ -223,7 +233,11 @@ pub(crate) mod tests {
             codecs: codecs.to_owned(),
             bandwidth_bps,
             average_bandwidth_bps: bandwidth_bps * 3 / 4,
-            track: object("track", if subtitles { Extension::Vtt } else { Extension::Mp4 }, bandwidth_bps * 4),
+            track: object(
+                "track",
+                if subtitles { Extension::Vtt } else { Extension::Mp4 },
+                bandwidth_bps * 4,
+            ),
             playlist: object("playlist", Extension::M3u8, 900),
             init: ByteSpan::new(0, 99).filter(|_| !subtitles),
             index: ByteSpan::new(100, 199).filter(|_| !subtitles),
@@ -273,7 +287,7 @@ pub(crate) mod tests {
                 base_url: format!("http://{}.test:8080", self.name),
                 version: "0.1.0".to_owned(),
             };
-            let live = self.age_s.map(|age_s| Live::new(self.report(), noon() - age_s.seconds()));
+            let live = self.age_s.map(|age_s| Arc::new(Live::new(self.report(), noon() - age_s.seconds())));
             Appliance { registration, drain_ordered: self.drain_ordered, live }
         }
 
@@ -301,7 +315,8 @@ pub(crate) mod tests {
     /// One cluster, `lab`, with everything of the titles in manifest 1 for every box.
     pub(crate) fn world(titles: &[Title], boxes: &[Box]) -> Snapshot {
         let cluster: ClusterId = "lab".parse().unwrap();
-        let known = titles.iter().map(|title| (title.title.clone(), Arc::new(KnownTitle::new(title.clone()))));
+        let known =
+            titles.iter().map(|title| (title.title.clone(), Arc::new(KnownTitle::new(title.clone()))));
         let fleet = boxes.iter().map(|one| (one.name.parse().unwrap(), Arc::new(one.appliance())));
         let mut snapshot = Snapshot {
             titles: Arc::new(known.collect()),

@@ -93,10 +93,12 @@ pub fn fitness(appliance: &Appliance, now: Timestamp) -> Result<f64, Reason> {
 
 /// Orders the whole fleet for one session.
 pub fn rank<'a>(snapshot: &'a Snapshot, session: &SessionId, territory: &str, now: Timestamp) -> Ranking<'a> {
-    let mut ranking = Ranking { candidates: Vec::with_capacity(snapshot.fleet.len()), passed_over: Vec::new() };
+    let mut ranking =
+        Ranking { candidates: Vec::with_capacity(snapshot.fleet.len()), passed_over: Vec::new() };
     for appliance in snapshot.fleet.values() {
         let judged = fitness(appliance, now);
-        match judged.and_then(|headroom| Ok((headroom, snapshot.residency(appliance).ok_or(Reason::Silent)?))) {
+        match judged.and_then(|headroom| Ok((headroom, snapshot.residency(appliance).ok_or(Reason::Silent)?)))
+        {
             Ok((headroom, residency)) => ranking.candidates.push(Candidate {
                 appliance,
                 residency,

@@ -15,7 +15,12 @@ pub fn tiers_of(plan: Tier) -> Vec<Tier> {
 /// the first starts at once; then audio and subtitles, the languages asked for first.
 ///
 /// Refused if no picture is left, or no sound of a title that has sound.
-pub fn fitting(title: &Title, plan: Tier, device: &Device, languages: &[String]) -> Result<Vec<usize>, Refusal> {
+pub fn fitting(
+    title: &Title,
+    plan: Tier,
+    device: &Device,
+    languages: &[String],
+) -> Result<Vec<usize>, Refusal> {
     let mut fitting: Vec<(usize, &Stream)> = title.streams.iter().enumerate().collect();
     fitting.retain(|(_, stream)| stream.tier <= plan && suits(stream, device));
     for class in [Class::Video, Class::Audio] {
@@ -146,8 +151,14 @@ mod tests {
         let title = film("film");
         let refuse = |plan, device: &Device| fitting(&title, plan, device, &[]).unwrap_err();
         assert!(matches!(refuse(Tier::Base, &device(2160, &["avc1", "mp4a"])), Refusal::Plan { .. }));
-        assert!(matches!(refuse(Tier::Hd, &device(300, &["avc1", "mp4a"])), Refusal::Device { kind: "video", .. }));
-        assert!(matches!(refuse(Tier::Hd, &device(2160, &["hvc1", "mp4a"])), Refusal::Device { kind: "video", .. }));
+        assert!(matches!(
+            refuse(Tier::Hd, &device(300, &["avc1", "mp4a"])),
+            Refusal::Device { kind: "video", .. }
+        ));
+        assert!(matches!(
+            refuse(Tier::Hd, &device(2160, &["hvc1", "mp4a"])),
+            Refusal::Device { kind: "video", .. }
+        ));
         let silent = refuse(Tier::Hd, &device(2160, &["avc1"]));
         assert!(matches!(silent, Refusal::Device { kind: "audio", .. }));
         assert!(silent.to_string().contains("mp4a"), "{silent}");

@@ -1,0 +1,236 @@
+//! The running control plane's one shared value: the snapshot, and what changes it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use content::control_socket::PublicKey;
+use content::id::{ApplianceId, ClusterId, TitleId};
+use content::report::{Orders, Registration, Report};
+use jiff::Timestamp;
+use tokio::sync::Notify;
+
+use super::config::{Config, Secret};
+use super::lasting::{Lasting, SigningKeys, StateError, StoredAppliance};
+use super::origin::{Origin, Trouble};
+use crate::fill_sources::FillSecret;
+use crate::playback::Issuer;
+use crate::refusal::Refusal;
+use crate::snapshot::{Appliance, KnownManifest, KnownTitle, Live, Snapshot};
+use crate::{placement, steering};
+
+/// `iss` of the tokens.
+const ISSUER: &str = "oca-control";
+
+pub struct Control {
+    pub(super) issuer: Issuer,
+    pub(super) origin: Origin,
+    pub(super) fill_secret: FillSecret,
+    pub(super) agent_key: Secret,
+    pub(super) operator_key: Option<Secret>,
+    pub(super) public_keys: Vec<PublicKey>,
+    /// Changes with `public_keys`.
+    pub(super) keys_version: String,
+    /// Wakes the planner before its time.
+    pub(super) replan: Notify,
+    snapshot: ArcSwap<Snapshot>,
+    troubles: ArcSwap<Vec<Trouble>>,
+    /// Registrations and drains, as they lie in the state folder. Taken by blocking threads only: it is held while
+    /// the file is written, so that files and memory change in the same order.
+    lasting: Mutex<Assignments>,
+}
+
+struct Assignments {
+    lasting: Lasting,
+    appliances: BTreeMap<ApplianceId, StoredAppliance>,
+}
+
+impl Control {
+    pub(super) fn new(
+        config: &Config,
+        public_url: &str,
+        lasting: Lasting,
+        origin: Origin,
+    ) -> Result<Self, StateError> {
+        let SigningKeys { active, active_seed, public } = lasting.signing_keys()?;
+        let appliances = lasting.appliances()?;
+        let issuer = Issuer::new(ISSUER, active, &public, public_url, config.token_lifetime)
+            .expect("the signer itself made these public keys");
+        let fleet = appliances.values().map(|stored| {
+            let registration = stored.registration.clone();
+            (
+                registration.appliance.clone(),
+                Arc::new(Appliance { registration, drain_ordered: stored.drain, live: None }),
+            )
+        });
+        let snapshot = Snapshot {
+            terms: Arc::new(config.terms.clone()),
+            clusters: Arc::new(config.clusters.clone()),
+            fleet: fleet.collect(),
+            ..Snapshot::default()
+        };
+        Ok(Self {
+            issuer,
+            origin,
+            fill_secret: FillSecret::derived_from(&active_seed),
+            agent_key: config.agent_key.clone(),
+            operator_key: config.operator_key.clone(),
+            keys_version: version_of(&public),
+            public_keys: public,
+            replan: Notify::new(),
+            snapshot: ArcSwap::from_pointee(snapshot),
+            troubles: ArcSwap::default(),
+            lasting: Mutex::new(Assignments { lasting, appliances }),
+        })
+    }
+
+    /// The world now: whoever holds it answers from it whole.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    pub fn troubles(&self) -> Arc<Vec<Trouble>> {
+        self.troubles.load_full()
+    }
+
+    pub(super) fn set_troubles(&self, troubles: Vec<Trouble>) {
+        self.troubles.store(Arc::new(troubles));
+    }
+
+    pub(super) fn set_titles(&self, titles: BTreeMap<TitleId, Arc<KnownTitle>>) {
+        let titles = Arc::new(titles);
+        self.snapshot.rcu(|old| Snapshot { titles: titles.clone(), ..old.as_ref().clone() });
+    }
+
+    pub(super) fn set_manifests(&self, cluster: &ClusterId, manifests: &[Arc<KnownManifest>]) {
+        self.snapshot.rcu(|old| {
+            let mut next = old.as_ref().clone();
+            next.manifests.insert(cluster.clone(), manifests.to_vec());
+            next
+        });
+    }
+
+    pub(super) fn add_manifest(&self, known: &Arc<KnownManifest>) {
+        self.snapshot.rcu(|old| old.with_manifest(known.clone()));
+    }
+
+    /// The manifest that a cluster should get next, if another than it has.
+    pub(super) fn planned(
+        &self,
+        cluster: &ClusterId,
+        unreadable: &BTreeSet<TitleId>,
+    ) -> Option<content::manifest::Manifest> {
+        placement::next_manifest(&self.snapshot.load(), cluster, unreadable)
+    }
+
+    /// Blocks on the disk. Known again after a restart; what it reported before stays its last report.
+    pub(super) fn register(&self, registration: Registration) -> Result<(), StateError> {
+        self.change(&registration.appliance.clone(), |stored| {
+            let drain = stored.as_ref().is_some_and(|stored| stored.drain);
+            *stored = Some(StoredAppliance { registration: registration.clone(), drain });
+        })?;
+        self.replan.notify_one();
+        Ok(())
+    }
+
+    /// Blocks on the disk. False: not registered.
+    pub(super) fn order_drain(&self, appliance: &ApplianceId, on: bool) -> Result<bool, StateError> {
+        let mut known = false;
+        self.change(appliance, |stored| {
+            if let Some(stored) = stored {
+                known = true;
+                stored.drain = on;
+            }
+        })?;
+        Ok(known)
+    }
+
+    /// File first, then memory: what was answered is never forgotten by a crash.
+    fn change(
+        &self,
+        name: &ApplianceId,
+        change: impl FnOnce(&mut Option<StoredAppliance>),
+    ) -> Result<(), StateError> {
+        let mut assignments = self.lasting.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = assignments.appliances.get(name).cloned();
+        let mut after = before.clone();
+        change(&mut after);
+        let Some(after) = after.filter(|after| Some(after) != before.as_ref()) else { return Ok(()) };
+        let mut appliances = assignments.appliances.clone();
+        appliances.insert(name.clone(), after.clone());
+        assignments.lasting.store_appliances(&appliances)?;
+        assignments.appliances = appliances;
+        self.snapshot.rcu(|old| {
+            let live = old.fleet.get(name).and_then(|appliance| appliance.live.clone());
+            let registration = after.registration.clone();
+            old.with_appliance(Appliance { registration, drain_ordered: after.drain, live })
+        });
+        Ok(())
+    }
+
+    /// The last value of a report counts; one that comes late, after a later one of the same start, changes nothing.
+    pub(super) fn accept(&self, report: Report, now: Timestamp) -> Result<Orders, Refusal> {
+        check_report(&report)?;
+        let name = report.appliance.clone();
+        let live = Arc::new(Live::new(report, now));
+        let before = self.snapshot.rcu(|old| match old.fleet.get(&name) {
+            Some(appliance) if !is_late(appliance, &live.report) => Arc::new(
+                old.with_appliance(Appliance { live: Some(live.clone()), ..appliance.as_ref().clone() }),
+            ),
+            _ => old.clone(),
+        });
+        let snapshot = self.snapshot.load();
+        let appliance =
+            snapshot.fleet.get(&name).ok_or_else(|| Refusal::UnknownAppliance(name.to_string()))?;
+        log_change(before.fleet.get(&name), appliance, now);
+        let manifest = snapshot.manifest(&appliance.registration.cluster);
+        Ok(Orders {
+            manifest_version: manifest.map_or(0, |known| known.manifest.version),
+            drain: appliance.drain_ordered,
+            token_keys_version: self.keys_version.clone(),
+        })
+    }
+}
+
+/// Text that changes with the set of keys.
+fn version_of(keys: &[PublicKey]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for key in keys {
+        // A zero byte is in neither, so two lists never hash the same text.
+        hasher.update(key.key_id.as_bytes()).update(&[0]).update(key.x.as_bytes()).update(&[0]);
+    }
+    hasher.finalize().to_hex()[..16].to_owned()
+}
+
+fn is_late(appliance: &Appliance, report: &Report) -> bool {
+    let last = appliance.live.as_ref().map(|live| &live.report);
+    last.is_some_and(|last| last.boot == report.boot && last.sequence >= report.sequence)
+}
+
+/// An agent is trusted with its own box, not with the health of this process.
+fn check_report(report: &Report) -> Result<(), Refusal> {
+    let refuse = |what: &str| Err(Refusal::Malformed(what.to_owned()));
+    if !(0.0..=1.0).contains(&report.headroom) {
+        return refuse("headroom must be from 0 to 1");
+    }
+    if report.holds.unlisted.len() > content::report::UNLISTED_MAX {
+        return refuse("more unlisted objects than the format allows");
+    }
+    if report.boot.len() > 64 || report.limited_by.len() > 64 || report.volumes.len() > 1_000 {
+        return refuse("boot and limited_by must be at most 64 bytes, and volumes at most 1000");
+    }
+    Ok(())
+}
+
+fn log_change(before: Option<&Arc<Appliance>>, after: &Appliance, now: Timestamp) {
+    let judge = |appliance: &Appliance| steering::fitness(appliance, now).map(drop);
+    let (was, is) = (before.map(|appliance| judge(appliance)), judge(after));
+    let appliance = &after.registration.appliance;
+    match is {
+        Ok(()) if was != Some(Ok(())) => tracing::info!(%appliance, "offered from now on"),
+        Err(reason) if was == Some(Ok(())) => {
+            tracing::warn!(%appliance, reason = reason.as_str(), "not offered from now on");
+        }
+        Ok(()) | Err(_) => {}
+    }
+}
