@@ -1,0 +1,96 @@
+//! The stand-in for the segment server: speaks its socket, reads catalogues, serves nobody.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use content::catalogue::file::Catalogue;
+use content::catalogue::{CATALOGUE_FOLDER, CURRENT_NAME, generation_of_name};
+use content::control_socket::{ServedVolume, ServerAnswer, ServerRequest, ServerStatus};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+
+use super::{Shared, World};
+
+pub async fn serve(socket: PathBuf, state: PathBuf, shared: Shared) {
+    let listener = UnixListener::bind(socket).unwrap();
+    tokio::spawn(async move {
+        loop {
+            let Ok((stream, _)) = listener.accept().await else { continue };
+            let (state, shared) = (state.clone(), Arc::clone(&shared));
+            tokio::spawn(async move { converse(stream, &state, &shared).await });
+        }
+    });
+}
+
+async fn converse(stream: UnixStream, state: &Path, shared: &Shared) {
+    let (reader, mut writer) = stream.into_split();
+    let mut lines = BufReader::new(reader).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        let request: ServerRequest = serde_json::from_str(&line).unwrap();
+        if shared.0.lock().unwrap().server.down {
+            return;
+        }
+        let answer = answer(request, state, &mut shared.0.lock().unwrap());
+        shared.1.notify_all();
+        let Some(answer) = answer else { return std::future::pending().await };
+        let mut line = serde_json::to_vec(&answer).unwrap();
+        line.push(b'\n');
+        if writer.write_all(&line).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// None: it never answers this one.
+fn answer(request: ServerRequest, state: &Path, world: &mut World) -> Option<ServerAnswer> {
+    let server = &mut world.server;
+    match request {
+        ServerRequest::Status => {}
+        ServerRequest::Drain { on } => server.draining = on,
+        ServerRequest::TokenKeys { keys } => server.token_keys = keys,
+        ServerRequest::Publish { generation } => {
+            server.publishes.push(generation);
+            if server.hold_publish {
+                return None;
+            }
+            if std::mem::take(&mut server.refuse_next) {
+                return Some(ServerAnswer::Refused { reason: "told to".to_owned() });
+            }
+            load(state, generation, world);
+        }
+    }
+    Some(ServerAnswer::Status(status(world)))
+}
+
+fn load(state: &Path, generation: u64, world: &mut World) {
+    let folder = state.join(CATALOGUE_FOLDER);
+    let current = fs::read_to_string(folder.join(CURRENT_NAME)).unwrap();
+    assert_eq!(generation_of_name(&current), Some(generation), "`current` names what is published");
+    let catalogue = Catalogue::open(&folder.join(current.trim())).unwrap();
+    catalogue.verify().unwrap();
+    world.server.generation = generation;
+    let names: Vec<_> = catalogue.files().map(|file| file.number).collect();
+    world.server.withdrawn.retain(|withdrawn| names.contains(&withdrawn.file));
+}
+
+fn status(world: &World) -> ServerStatus {
+    let server = &world.server;
+    let volumes = server.unusable.iter().map(|uuid| ServedVolume {
+        uuid: *uuid,
+        usable: false,
+        read_errors: 9,
+        read_latency_us: 0,
+    });
+    ServerStatus {
+        generation: server.generation,
+        oldest_in_use: server.pinned.unwrap_or(server.generation),
+        draining: server.draining,
+        token_keys: u64::try_from(server.token_keys.len()).unwrap(),
+        withdrawn: server.withdrawn.clone(),
+        volumes: volumes.collect(),
+        limited_by: "none".to_owned(),
+        headroom: 0.75,
+        figures: server.figures.clone(),
+    }
+}
