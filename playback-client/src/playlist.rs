@@ -350,8 +350,11 @@ mod tests {
         let (v1, v2, a) = (url("v1", "sd"), url("v2", "hd"), url("a", "base"));
         format!(
             "#EXTM3U\n#EXT-X-INDEPENDENT-SEGMENTS\n#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID=\"a\",LANGUAGE=\"en\",\
-             NAME=\"English\",DEFAULT=YES,AUTOSELECT=YES,URI=\"{a}\"\n\
-             #EXT-X-STREAM-INF:BANDWIDTH=1400000,CODECS=\"avc1.64001f,mp4a.40.2\",RESOLUTION=960x540,AUDIO=\"a\"\n\
+             NAME=\"Français\",DEFAULT=YES,AUTOSELECT=YES,CHANNELS=\"2\",URI=\"{a}\"\n\
+             #EXT-X-MEDIA:TYPE=SUBTITLES,GROUP-ID=\"s\",LANGUAGE=\"sv\",NAME=\"Svenska\",DEFAULT=NO,\
+             AUTOSELECT=NO,FORCED=NO,URI=\"{a}\"\n\
+             #EXT-X-STREAM-INF:BANDWIDTH=1400000,CODECS=\"avc1.64001f,mp4a.40.2\",RESOLUTION=960x540,\
+             FRAME-RATE=23.976,AUDIO=\"a\",SUBTITLES=\"s\",CLOSED-CAPTIONS=NONE\n\
              {v1}\n#EXT-X-STREAM-INF:BANDWIDTH=2800000,AUDIO=\"a\"\n{v2}\n"
         )
     }
@@ -362,7 +365,8 @@ mod tests {
         let objects: Vec<_> = parsed.variants.iter().map(|path| path.object).collect();
         assert_eq!(objects, [ObjectId::of(b"v1"), ObjectId::of(b"v2")]);
         assert_eq!(parsed.audio[0].language.as_deref(), Some("en"));
-        assert!(parsed.audio[0].is_default && parsed.subtitles.is_empty());
+        assert!(parsed.audio[0].is_default && !parsed.subtitles[0].is_default);
+        assert_eq!((parsed.audio.len(), parsed.subtitles.len()), (1, 1));
     }
 
     #[test]
