@@ -1,0 +1,77 @@
+//! A source that lies, cuts, stalls or breaks costs time and never a wrong byte; what is wrong is asked for again.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod lab;
+
+use lab::{Lab, Lie, Object, PIECE};
+
+/// One object of five pieces and a bit, whose source answers the first requests with these lies.
+fn survives(lies: &[Lie]) -> (Lab, Object) {
+    let lab = Lab::new(1);
+    let film = Object::new(7, 5 * PIECE + 1);
+    lab.ask_for(&[("film", &film)]);
+    lab.world().lies.insert(film.id, lies.iter().copied().collect());
+    let agent = lab.start_impatient();
+    lab.expect_exactly(&[&film]);
+    assert!(lab.world().lies[&film.id].is_empty(), "every lie was told");
+    agent.stop();
+    (lab, film)
+}
+
+#[test]
+fn a_wrong_piece_is_asked_for_again_and_the_pieces_before_it_are_not() {
+    // The first range is piece 0, the second pieces 1 and 2, the third 3 and up.
+    let (lab, film) = survives(&[Lie::Everything, Lie::WrongByte(0), Lie::WrongByte(1)]);
+    let world = lab.world();
+    let starts: Vec<_> = world.asked.iter().map(|(_, first, _)| first / PIECE).collect();
+    assert_eq!(starts[..3], [0, 0, 0], "piece 0 is asked for until it is right");
+    assert!(world.sent[&film.id] <= film.data.len() + 3 * PIECE);
+}
+
+#[test]
+fn a_wrong_piece_in_the_middle_of_a_range_costs_that_piece_only() {
+    let lab = Lab::new(1);
+    let film = Object::new(7, 5 * PIECE + 1);
+    lab.ask_for(&[("film", &film)]);
+    // Piece 0 comes right; the second range (pieces 1 and 2) has its second piece wrong.
+    let lies = [Lie::WrongByte(4), Lie::WrongByte(2)];
+    lab.world().lies.insert(film.id, lies.into());
+    let agent = lab.start_impatient();
+    lab.expect_exactly(&[&film]);
+    agent.stop();
+    let world = lab.world();
+    let starts: Vec<_> = world.asked.iter().map(|(_, first, _)| first / PIECE).collect();
+    assert_eq!(starts, [0, 1, 2, 3, 5]);
+    assert_eq!(world.sent[&film.id], film.data.len() + PIECE);
+}
+
+#[test]
+fn a_body_that_ends_early_is_gone_on_with() {
+    survives(&[Lie::ShortBody, Lie::ShortBody]);
+}
+
+#[test]
+fn another_range_than_asked_for_is_not_believed() {
+    survives(&[Lie::WrongRange]);
+}
+
+#[test]
+fn a_whole_object_in_answer_to_a_range_is_not_taken_for_the_range() {
+    survives(&[Lie::Everything]);
+}
+
+#[test]
+fn a_source_that_has_not_got_it_or_is_broken_is_asked_again_later() {
+    survives(&[Lie::NotFound, Lie::Broken]);
+}
+
+#[test]
+fn a_source_that_says_nothing_or_falls_silent_half_way_is_given_up_in_time() {
+    survives(&[Lie::Silent, Lie::Stalls]);
+}
+
+#[test]
+fn a_wrong_verification_tree_is_never_used() {
+    survives(&[Lie::WrongTree]);
+}
