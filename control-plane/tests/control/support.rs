@@ -122,7 +122,7 @@ impl World {
             if let Some(found) = look(self) {
                 return found;
             }
-            self.runtime.block_on(tokio::time::sleep(Duration::from_millis(50)));
+            self.runtime.block_on(async { tokio::time::sleep(Duration::from_millis(50)).await });
         }
         panic!("waited in vain for {what}");
     }
