@@ -476,7 +476,7 @@ mod tests {
             Some(_) if path.is_dir() => production_source(&path),
             Some(_) => {
                 let text = std::fs::read_to_string(path).unwrap();
-                text.split("#[cfg(test)]\nmod ").next().unwrap_or_default().to_owned()
+                text.split("\nmod tests {").next().unwrap_or_default().to_owned()
             }
         };
         entries.map(text).collect()

@@ -1,0 +1,7 @@
+//! The server from outside: real sockets, real files, the real program.
+
+#![expect(clippy::unwrap_used, reason = "tests may panic")]
+
+mod fixture;
+mod program;
+mod serving;

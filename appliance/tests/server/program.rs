@@ -1,0 +1,65 @@
+//! The program as an operator starts and stops it.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Child, Command, Stdio};
+
+use crate::fixture::Disks;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+fn start(arguments: &[&str]) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_oca-appliance"));
+    command.args(arguments).env_remove("OCA_LOG").stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Exit code and what it said.
+fn end(mut child: Child) -> (Option<i32>, String) {
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    (child.wait().unwrap().code(), said)
+}
+
+#[test]
+fn it_says_when_it_is_ready_and_ends_with_0_when_told() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let disks = Disks::new();
+        let config = disks.folder.path().join("box.toml");
+        fs::write(&config, disks.config_text("")).unwrap();
+        let mut child = start(&["--config", config.to_str().unwrap()]);
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let ready = lines.find(|line| line.as_ref().unwrap().contains("ready")).unwrap().unwrap();
+        assert!(ready.contains("127.0.0.1:"), "{ready}");
+        kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+        lines.for_each(|line| drop(line.unwrap()));
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+        assert!(!disks.folder.path().join("server.sock").exists());
+    }
+}
+
+#[test]
+fn an_operators_mistake_ends_with_2_and_names_what_to_change() {
+    let disks = Disks::new();
+    let config = disks.folder.path().join("box.toml");
+    let good = disks.config_text("");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = format!("listen = ['{}']", taken.local_addr().unwrap());
+    for (from, to, named) in [
+        ("memory_mib = 16", "memory_mib = 15", "server.memory_mib"),
+        ("[server.limits]", "[server.limits]\nhead_bytes = 1", "head_bytes"),
+        ("listen = ['127.0.0.1:0']", &taken, "server.listen"),
+        ("management = '127.0.0.1:0'", "management = '192.0.2.1:80'", "server.management"),
+        ("/server.sock'", "/box.toml'", "`socket`"),
+        ("/state'", "/box.toml/state'", "`state`"),
+    ] {
+        assert!(good.contains(from));
+        fs::write(&config, good.replace(from, to)).unwrap();
+        let (code, said) = end(start(&["--config", config.to_str().unwrap()]));
+        assert!(code == Some(2) && said.contains(named), "{from} -> {to}: {code:?} {said}");
+    }
+    let (code, said) = end(start(&["--config", "/nonexistent.toml"]));
+    assert!(code == Some(2) && said.contains("/nonexistent.toml"), "{said}");
+    let (code, said) = end(start(&["--nonsense"]));
+    assert!(code == Some(2) && said.contains("--config"), "{said}");
+    assert_eq!(end(start(&["--version"])).0, Some(0));
+}
