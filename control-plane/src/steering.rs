@@ -125,9 +125,12 @@ fn is_elsewhere(snapshot: &Snapshot, appliance: &Appliance, territory: &str) -> 
 }
 
 fn best_first(a: &Candidate<'_>, b: &Candidate<'_>) -> Ordering {
-    let name = |candidate: &Candidate<'_>| candidate.appliance.registration.appliance.clone();
+    let names = || [a, b].map(|candidate| &candidate.appliance.registration.appliance);
     let by_score = a.elsewhere.cmp(&b.elsewhere).then(b.score.total_cmp(&a.score));
-    by_score.then_with(|| name(a).cmp(&name(b)))
+    by_score.then_with(|| {
+        let [a, b] = names();
+        a.cmp(b)
+    })
 }
 
 fn score(session: &SessionId, appliance: &Appliance, headroom: f64) -> f64 {

@@ -115,6 +115,14 @@ impl Config {
                 "give IP:PORT, such as \"127.0.0.1:8000\"",
             )
         })?;
+        if listen.ip().is_unspecified() && parsed.public_url.is_none() {
+            let what = format!("missing, and {listen} is no address that others could use");
+            return Err(wrong.value(
+                "public_url",
+                what,
+                "give http://HOST:PORT as players and agents reach it",
+            ));
+        }
         let secret = |key, path: &Path| read_secret(&wrong, key, &at(path));
         let operator_key = parsed.operator_key_file.as_deref().map(|path| secret("operator_key_file", path));
         Ok(Self {
@@ -325,6 +333,13 @@ title = "film"
             (GOOD.replace("listen", "lisen"), TERMS.to_owned(), key, "control.toml", "lisen"),
             (GOOD.replace(":8000\"", "\""), TERMS.to_owned(), key, "control.toml", "`listen`"),
             (GOOD.replace("http://", "ftp://"), TERMS.to_owned(), key, "control.toml", "`public_url`"),
+            (
+                GOOD.replace("127.0.0.1:8000\"\npublic_url = \"http://127.0.0.1:8000/\"", "0.0.0.0:8000\""),
+                TERMS.to_owned(),
+                key,
+                "control.toml",
+                "`public_url`",
+            ),
             (GOOD.replace("[[cluster]]", "[[cluster"), TERMS.to_owned(), key, "control.toml:8", ""),
             (GOOD.replace("lab", "Lab"), TERMS.to_owned(), key, "control.toml", "`cluster.name`"),
             (GOOD.replace("\"SE\"", "\"se\""), TERMS.to_owned(), key, "control.toml", "`cluster.territory`"),

@@ -54,6 +54,7 @@ pub(super) async fn play(
 
 /// One line per play, enough to replay the decision beside the snapshot.
 fn log_decision(request: &PlayRequest, answer: &Result<PlayAnswer, Refusal>) {
+    // Texts that nobody has checked yet are logged as values, so that they come out quoted and escaped.
     let (session, title, member) = (&request.session, &request.title, &request.member);
     let (territory, plan) = (&request.territory, request.plan);
     match answer {

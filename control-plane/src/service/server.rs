@@ -81,13 +81,14 @@ impl Running {
 
 /// Until SIGTERM or SIGINT.
 pub async fn run(config: Config) -> Result<(), ServiceError> {
-    let running = start(config).await?;
+    // Before the start: a signal that comes while the origin is read stops it as gently.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
     let next = async |signal: &mut std::io::Result<tokio::signal::unix::Signal>| match signal {
         Ok(signal) => drop(signal.recv().await),
         // Without a handler the signal ends the process by itself.
         Err(_) => std::future::pending().await,
     };
+    let running = start(config).await?;
     tokio::select! {
         () = next(&mut terminate) => {}
         () = next(&mut interrupt) => {}

@@ -6,3 +6,4 @@ mod binary;
 mod problems;
 mod service;
 mod support;
+mod wire;
