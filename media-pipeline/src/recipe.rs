@@ -46,9 +46,10 @@ impl VideoRecipe<'_> {
         let mut output = vec!["-map".to_owned(), format!("0:{}", self.source.video.index)];
         output.extend(["-vf".to_owned(), self.filters(rung, chunk)]);
         output.extend(words(&format!(
-            "-fps_mode passthrough -frames:v {} -c:v libx264 -preset fast -profile:v high -threads 1 \
+            "-fps_mode cfr -r {} -frames:v {} -c:v libx264 -preset fast -profile:v high -threads 1 \
              -crf 21 -maxrate {peak}k -bufsize {}k -g {group} -keyint_min {group} -sc_threshold 0 -flags +cgop+bitexact \
              -video_track_timescale {timescale}",
+            self.rate.text(),
             chunk.frames,
             peak * 2,
         )));
@@ -57,7 +58,8 @@ impl VideoRecipe<'_> {
     }
 
     /// The constant rate comes first: it takes for each instant the frame that is shown then, whichever was decoded
-    /// before it, so a chunk needs no accurate seek; and frames that nobody will see are never scaled.
+    /// before it, so a chunk needs no accurate seek; and frames that nobody will see are never scaled. `-r` states the rate
+    /// once more: without it ffmpeg 7 gives the only frame of a last group no duration.
     fn filters(&self, rung: &Rung, chunk: ChunkSpan) -> String {
         let start = seconds(self.zero + self.rate.time_of(chunk.first_frame));
         let mut filters = Vec::new();

@@ -5,7 +5,9 @@ use std::ffi::OsString;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use content::id::ObjectId;
 
@@ -47,12 +49,15 @@ impl Source {
         let path = std::path::absolute(path).map_err(|cause| classify(path, cause))?;
         let state = check_file(&path)?;
         let info = describe(&path).await?;
+        let read = Arc::new(AtomicU64::new(0));
         let hashing = tokio::task::spawn_blocking({
-            let path = path.clone();
-            move || digest(&path)
+            let (path, read) = (path.clone(), Arc::clone(&read));
+            move || digest(&path, &read)
         });
         let packets = read_packets(&path, &info, board).await?;
-        let digest = hashing.await.map_err(|cause| unreadable(&path, io::Error::other(cause)))??;
+        let digest =
+            finish_digest(&path, hashing, || percent(read.load(Ordering::Relaxed), state.bytes), board)
+                .await?;
         let video = packets.tracks.get(&info.video.index).filter(|track| track.packets > 0).cloned();
         let Some(video) = video else {
             let detail = "its video track has no pictures".to_owned();
@@ -120,14 +125,33 @@ fn unreadable(path: &Path, cause: io::Error) -> Error {
     Error::SourceUnreadable { path: path.to_owned(), cause }
 }
 
-fn digest(path: &Path) -> Result<ObjectId, Error> {
+/// Waits for the digest, which may take longer than all the other checks.
+async fn finish_digest(
+    path: &Path,
+    mut hashing: tokio::task::JoinHandle<Result<ObjectId, Error>>,
+    done: impl Fn() -> String,
+    board: &Board,
+) -> Result<ObjectId, Error> {
+    let mut ticks = tokio::time::interval(Duration::from_millis(250));
+    loop {
+        tokio::select! {
+            finished = &mut hashing => return finished.map_err(|cause| unreadable(path, io::Error::other(cause)))?,
+            _ = ticks.tick() => board.step(|| format!("taking the source's digest: {}", done())),
+        }
+    }
+}
+
+fn digest(path: &Path, read: &AtomicU64) -> Result<ObjectId, Error> {
     let mut file = File::open(path).map_err(|cause| classify(path, cause))?;
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
         match file.read(&mut buffer) {
             Ok(0) => return Ok(ObjectId::from_bytes(*hasher.finalize().as_bytes())),
-            Ok(count) => drop(hasher.update(&buffer[..count])),
+            Ok(count) => {
+                hasher.update(&buffer[..count]);
+                read.fetch_add(u64::try_from(count).unwrap_or(0), Ordering::Relaxed);
+            }
             Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
             Err(cause) => return Err(unreadable(path, cause)),
         }

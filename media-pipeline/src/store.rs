@@ -237,3 +237,83 @@ fn named(object: ObjectId, extension: &str) -> Path {
     let name = object.to_string();
     Path::from(format!("objects/{}/{name}.{extension}", &name[..2]))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn title() -> TitleId {
+        "film".parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_title_that_changed_since_it_was_read_is_not_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let origin = Origin::folder(folder.path()).unwrap();
+        assert_eq!(origin.title(&title()).await.unwrap(), None);
+        let put =
+            async |seen: Option<&Bytes>, bytes: &[u8]| origin.commit(&title(), seen, bytes.to_vec()).await;
+        assert_eq!(put(None, b"one").await.unwrap(), Commit::Written);
+        assert_eq!(put(None, b"one").await.unwrap(), Commit::AlreadyThere);
+        assert!(matches!(put(None, b"two").await, Err(Error::TitleChanged { .. })));
+        let one = Bytes::from_static(b"one");
+        assert_eq!(put(Some(&one), b"two").await.unwrap(), Commit::Written);
+        assert!(matches!(put(Some(&one), b"three").await, Err(Error::TitleChanged { .. })));
+        assert_eq!(origin.title(&title()).await.unwrap().as_deref(), Some(&b"two"[..]));
+    }
+
+    #[tokio::test]
+    async fn of_many_who_read_the_same_title_one_commits() {
+        let folder = tempfile::tempdir().unwrap();
+        let origin = Origin::folder(folder.path()).unwrap();
+        for seen in [None, Some(Bytes::from_static(b"0"))] {
+            if let Some(seen) = &seen {
+                std::fs::write(folder.path().join("titles/film/title.json"), seen).unwrap();
+            }
+            let commits = (1..=8_u8).map(|number| {
+                let (origin, seen) = (origin.clone(), seen.clone());
+                tokio::spawn(async move { origin.commit(&title(), seen.as_ref(), vec![number]).await })
+            });
+            let written = futures::future::join_all(commits)
+                .await
+                .into_iter()
+                .filter(|done| matches!(done.as_ref().unwrap(), Ok(Commit::Written)));
+            assert_eq!(written.count(), 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_chunk_with_a_changed_byte_is_as_good_as_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let origin = Origin::folder(folder.path()).unwrap();
+        let key = ObjectId::of(b"key");
+        assert_eq!(origin.chunk(key).await.unwrap(), None);
+        origin.put_chunk(key, b"frames").await.unwrap();
+        assert_eq!(origin.chunk(key).await.unwrap().as_deref(), Some(&b"frames"[..]));
+        let path = folder.path().join(format!("chunks/{key}"));
+        let good = std::fs::read(&path).unwrap();
+        for index in 0..good.len() {
+            let mut bad = good.clone();
+            bad[index] ^= 1;
+            std::fs::write(&path, bad).unwrap();
+            assert_eq!(origin.chunk(key).await.unwrap(), None, "byte {index}");
+            std::fs::write(&path, &good[..index]).unwrap();
+            assert_eq!(origin.chunk(key).await.unwrap(), None, "cut at {index}");
+        }
+    }
+
+    #[test]
+    fn what_a_killed_publisher_left_goes_once_no_other_is_at_work() {
+        let folder = tempfile::tempdir().unwrap();
+        let at_work = Origin::folder(folder.path()).unwrap();
+        let (left, kept) = (folder.path().join("objects/ab/x.mp4#1"), folder.path().join("objects/ab/x.mp4"));
+        std::fs::create_dir_all(folder.path().join("objects/ab")).unwrap();
+        std::fs::write(&left, b"half").unwrap();
+        std::fs::write(&kept, b"whole").unwrap();
+        let other = Origin::folder(folder.path()).unwrap();
+        assert!(left.exists(), "removed under another publisher's hands");
+        drop((at_work, other));
+        Origin::folder(folder.path()).unwrap();
+        assert!(!left.exists() && kept.exists());
+    }
+}

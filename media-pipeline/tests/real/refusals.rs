@@ -65,7 +65,7 @@ fn a_truncated_file_is_refused_wherever_it_is_cut() {
     for (name, options) in [("end.mp4", ""), ("front.mp4", "-movflags +faststart")] {
         ffmpeg(&format!("-i {} -c copy {options}", whole.display()), &at(name));
     }
-    for percent in [30, 60, 90, 98] {
+    for percent in [40, 98] {
         for name in ["whole.mkv", "end.mp4", "front.mp4"] {
             cut(&at(name), &at(&format!("cut-{percent}-{name}")), percent);
             assert_refused(&origin, &at(&format!("cut-{percent}-{name}")), "is truncated");

@@ -96,3 +96,27 @@ fn a_single_frame_is_a_title() {
     assert_eq!(title.duration_ms, 40);
     assert!(title.streams.iter().all(|stream| matches!(stream.kind, StreamKind::Video { .. })));
 }
+
+/// The encoder's priming is cut off again, and a picture that starts late takes its sound with it.
+#[test]
+fn a_sound_stays_with_its_picture() {
+    let origin = Origin::new();
+    let source = origin.folder.path().join("clap.mkv");
+    // The picture starts at 0.5 s; a tone at 5.5 s, so 5 s into the title.
+    let words = "-f lavfi -itsoffset 0.5 -i testsrc2=size=64x36:rate=10:duration=8 \
+                 -f lavfi -i aevalsrc=0.5*sin(6283*t)*gte(t\\,5.5):s=44100:d=8.5 -c:v libx264 -c:a flac";
+    ffmpeg(words, &source);
+    let title = published(&origin, &source);
+    let audio = title.streams.iter().find(|stream| matches!(stream.kind, StreamKind::Audio { .. })).unwrap();
+    let mut decode = std::process::Command::new("ffmpeg");
+    // What a player hears: every sample of every frame, the first at time 0.
+    decode.args(["-v", "error", "-flags2", "+skip_manual", "-i"]).arg(origin.object(&audio.track));
+    decode.args(["-ac", "1", "-f", "s16le", "pipe:1"]);
+    let samples = decode.output().unwrap().stdout;
+    let loud = |pair: &[u8]| i16::from_le_bytes([pair[0], pair[1]]).unsigned_abs() > 4_000;
+    let onset = samples.chunks_exact(2).position(loud).unwrap();
+    // 240,000 samples are 5 s; a frame of AAC is 1,024.
+    assert!(onset.abs_diff(240_000) < 200, "the tone starts at sample {onset}");
+    let length = samples.len() / 2;
+    assert!(length.abs_diff(8 * 48_000) <= 1_024, "{length} samples");
+}
