@@ -11,6 +11,8 @@ pub struct Tuning {
     pub send_quantum_bytes: usize,
     /// How long a request waits for a block before it is answered 503.
     pub read_ms_max: u64,
+    /// How soon a request asks again for a block for which there was no room.
+    pub busy_retry_ms: u64,
     /// How long the client may take to close after us, before its last requests are reset.
     pub linger_ms_max: u64,
     /// How far a client may run ahead of `limits.head_bytes_max` until receiving has stopped.
@@ -26,6 +28,7 @@ impl Default for Tuning {
             block_bytes: BLOCK_BYTES,
             send_quantum_bytes: 256 * 1024,
             read_ms_max: 3_000,
+            busy_retry_ms: 50,
             linger_ms_max: 2_000,
             receive_slack_bytes: 256 * 1024,
             volume_retry_ms: 10_000,

@@ -132,7 +132,9 @@ impl Connection {
     pub fn deadline(&self) -> Option<Now> {
         match &self.state {
             State::Heading(heading) => Some(heading.deadline),
-            State::Fetching(fetching) => Some(fetching.deadline.min(fetching.response.deadline)),
+            State::Fetching(Fetching { response, deadline, retry_at }) => {
+                Some(retry_at.map_or(*deadline, |at| at.min(*deadline)).min(response.deadline))
+            }
             State::Sending(sending) => Some(sending.stalled_at.min(sending.response.deadline)),
             State::Lingering(lingering) => Some(lingering.deadline),
             State::Closed(_) => None,
@@ -240,8 +242,14 @@ impl Connection {
             unreachable!("only a response with bytes left fetches a block")
         };
         let deadline = after_ms(now, context.tuning.read_ms_max);
-        self.state = State::Fetching(Fetching { response, deadline });
+        self.state = State::Fetching(Fetching { response, deadline, retry_at: None });
         Action::Fetch { key, ahead }
+    }
+
+    fn fetch_again(&mut self, fetching: Fetching, context: &Context<'_>) -> Action {
+        let block = fetching.response.next_block(context.tuning);
+        self.state = State::Fetching(fetching);
+        block.map_or(Action::Wait, |(key, ahead)| Action::Fetch { key, ahead })
     }
 
     fn block_arrived(&mut self, state: State, lease: Lease, now: Now, context: &Context<'_>) -> Action {
@@ -255,14 +263,20 @@ impl Connection {
     }
 
     fn block_failed(&mut self, state: State, failure: Failure, now: Now, context: &Context<'_>) -> Action {
-        let State::Fetching(Fetching { mut response, .. }) = state else { return self.stay(state) };
+        let State::Fetching(Fetching { mut response, deadline, .. }) = state else { return self.stay(state) };
+        if failure == Failure::Busy && now < deadline {
+            // Blocks come free as others are sent: worth waiting for, as for a read.
+            let retry_at = Some(after_ms(now, context.tuning.busy_retry_ms));
+            return self.stay(State::Fetching(Fetching { response, deadline, retry_at }));
+        }
         let (refusal, ending) = match failure {
             Failure::Disk => (Refusal::DiskFailed, Ending::DiskFailed),
             Failure::Busy => (Refusal::Overloaded, Ending::Overloaded),
         };
         if self.head_sent > 0 {
             // Part of the answer has left. What is missing must be seen to be missing (RFC 9112 8).
-            return self.close(State::Fetching(Fetching { response, deadline: now }), Ending::BodyFailed);
+            return self
+                .close(State::Fetching(Fetching { response, deadline, retry_at: None }), Ending::BodyFailed);
         }
         self.head.clear();
         let keep_open = decide::refuse_after(refusal, response.keep_open, context.wall, &mut self.head);
@@ -338,8 +352,12 @@ impl Connection {
             State::Fetching(Fetching { ref response, .. }) if now >= response.deadline => {
                 self.close(state, Ending::RequestTooLong)
             }
-            State::Fetching(Fetching { deadline, .. }) if now >= deadline => {
-                self.block_failed(state, Failure::Disk, now, context)
+            State::Fetching(Fetching { deadline, retry_at, .. }) if now >= deadline => {
+                let failure = if retry_at.is_some() { Failure::Busy } else { Failure::Disk };
+                self.block_failed(state, failure, now, context)
+            }
+            State::Fetching(Fetching { response, deadline, retry_at: Some(at) }) if now >= at => {
+                self.fetch_again(Fetching { response, deadline, retry_at: None }, context)
             }
             State::Sending(Sending { ref response, .. }) if now >= response.deadline => {
                 self.close(state, Ending::RequestTooLong)

@@ -30,6 +30,8 @@ pub struct Heading {
 pub struct Fetching {
     pub response: Response,
     pub deadline: Now,
+    /// There was no room for the block: ask again then.
+    pub retry_at: Option<Now>,
 }
 
 /// One SEND is in flight.

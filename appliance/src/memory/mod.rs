@@ -184,7 +184,10 @@ impl Memory {
     /// An order for a block that somebody will want soon, if it is not there and there is room.
     pub fn prefetch(&self, key: BlockKey) -> Option<ReadOrder> {
         let mut table = self.lock();
-        if table.by_key.contains_key(&key) { None } else { self.start_fill(&mut table, key, None) }
+        let fills = *table.fills.get(usize::from(key.file.volume.0))?;
+        // What is wanted now goes before what will be.
+        let crowded = fills * 2 >= self.fills_per_volume_max;
+        if crowded || table.by_key.contains_key(&key) { None } else { self.start_fill(&mut table, key, None) }
     }
 
     fn start_fill(&self, table: &mut Table, key: BlockKey, waiter: Option<Waiter>) -> Option<ReadOrder> {

@@ -4,5 +4,10 @@
 //! is the network with its clients' sockets, [`disk`] the disks, [`client`] the clients and the oracle. Time passes only
 //! when nothing else happens, so a seed takes milliseconds whatever it waits for.
 
+mod client;
+mod disk;
+mod kernel;
 pub mod random;
+mod run;
 pub mod site;
+mod tests;
