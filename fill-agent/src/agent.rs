@@ -89,7 +89,8 @@ fn begin(
     let folder = setup.config.state.clone();
     let unusable = |cause| OperatorError::StateUnusable { folder: folder.clone(), cause };
     generations::remove_temporary(&folder).map_err(unusable)?;
-    let loaded = generations::load(&folder).map_err(unusable)?;
+    let mut loaded = generations::load(&folder).map_err(unusable)?;
+    loaded.contents.next_file = state.take_numbers(loaded.contents.next_file).map_err(unusable)?;
     let boot = volumes::random().map_err(unusable)?;
     let remembered = state.volumes();
     let paths = setup.config.volumes.iter().map(|volume| volume.path.clone());

@@ -11,7 +11,7 @@ use content::catalogue::{
 };
 use content::control_socket::FileName;
 
-use crate::shelf::{NUMBERS_SKIPPED, name_of};
+use crate::shelf::name_of;
 use crate::volumes::{make_folder, sync_folder, write_whole};
 
 /// What the state folder says at start.
@@ -40,7 +40,6 @@ pub fn load(state: &Path) -> io::Result<Loaded> {
         loaded.contents = contents;
     } else if !generations.is_empty() {
         tracing::error!("no generation of the catalogue in {} is intact", folder.display());
-        loaded.contents.next_file = NUMBERS_SKIPPED;
     }
     for generation in generations.into_iter().filter(|other| *other != loaded.contents.generation) {
         let named = read(&folder, generation).map(|contents| {
@@ -159,13 +158,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_intact_skips_numbers_and_an_empty_folder_starts_from_nothing() {
+    fn nothing_intact_and_an_empty_folder_start_from_nothing() {
         let state = tempfile::tempdir().unwrap();
         assert_eq!(load(state.path()).unwrap(), Loaded::default());
         fs::create_dir(state.path().join(CATALOGUE_FOLDER)).unwrap();
         fs::write(state.path().join(CATALOGUE_FOLDER).join(generation_name(7)), b"rubbish").unwrap();
         let loaded = load(state.path()).unwrap();
-        assert_eq!(loaded.contents.next_file, NUMBERS_SKIPPED);
+        assert_eq!(loaded.contents, Contents::default());
         assert_eq!(loaded.others, [(7, vec![])]);
     }
 

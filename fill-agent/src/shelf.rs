@@ -22,10 +22,6 @@ use content::volume::VolumeId;
 use crate::desired::Desired;
 use crate::plan::Held;
 
-/// If no generation is readable, numbers go on this far above the greatest that is seen on a volume: a
-/// running server may know of files that are unlinked by now, and a number is never used twice.
-pub const NUMBERS_SKIPPED: u64 = 1 << 20;
-
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spare {
     /// None: its trailer cannot be read, it is of no use.

@@ -21,6 +21,11 @@ const MANIFEST: &str = "manifest.ndjson";
 const MANIFEST_BEFORE: &str = "manifest-before.ndjson";
 const KEYS: &str = "token-keys.json";
 const VOLUMES: &str = "volumes.json";
+const NUMBERS: &str = "next-file.json";
+
+/// Every start takes a block of file numbers of its own, so that none is used twice even if the file that has it
+/// lies on a volume that is away, or was named only by a catalogue that is damaged.
+const NUMBERS_PER_START: u64 = 1 << 20;
 
 /// `GET /v1/agent/token-keys`, and the copy of it that outlives a restart without the control plane.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +83,13 @@ impl StateFolder {
         write_whole(&self.folder, MANIFEST, bytes)
     }
 
+    /// The first file number of this start, at least `least`.
+    pub fn take_numbers(&self, least: u64) -> io::Result<u64> {
+        let first = self.read(NUMBERS).unwrap_or(0).max(least);
+        self.write(NUMBERS, &first.saturating_add(NUMBERS_PER_START))?;
+        Ok(first)
+    }
+
     pub fn keys(&self) -> Option<TokenKeys> {
         self.read(KEYS)
     }
@@ -116,5 +128,14 @@ mod tests {
         assert!(matches!(state.lock(), Err(OperatorError::AlreadyRunning { .. })));
         drop(lock);
         state.lock().unwrap();
+    }
+
+    #[test]
+    fn each_start_has_numbers_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateFolder::open(folder.path()).unwrap();
+        assert_eq!(state.take_numbers(7).unwrap(), 7);
+        assert_eq!(state.take_numbers(9).unwrap(), 7 + NUMBERS_PER_START);
+        assert_eq!(state.take_numbers(u64::MAX - 1).unwrap(), u64::MAX - 1);
     }
 }

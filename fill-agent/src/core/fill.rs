@@ -97,6 +97,11 @@ impl State {
         self.active.is_empty() && !self.ask.in_flight && !self.stale
     }
 
+    #[cfg(test)]
+    pub fn active_count(&self) -> usize {
+        self.active.len()
+    }
+
     pub fn asks_for_help(&self) -> bool {
         !self.unplaced.is_empty() || self.trouble.values().any(|trouble| trouble.failures >= TROUBLE_SERIOUS)
     }

@@ -21,9 +21,9 @@ use crate::volumes::{Probed, Scan, VolumeFault};
 
 /// After a write failed, the volume is left alone for this long.
 const FAILED_MS: u64 = 5 * 60_000;
-/// The server must call a volume unusable so many times in a row before its objects are withdrawn: at its
-/// own start it may not have opened it yet.
-const UNUSABLE_REPORTS: u32 = 2;
+/// So long the server must call a volume unusable before its objects are withdrawn from the catalogue: a volume that was
+/// just made is unknown to it for a second. The report says at once that they are not served.
+const UNUSABLE_MS: u64 = 3_000;
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -41,7 +41,7 @@ pub(super) struct Slot {
     pub reason: String,
     pub seen: Seen,
     failed_until_ms: u64,
-    unusable_reports: u32,
+    unusable_since_ms: Option<u64>,
 }
 
 /// `content`'s state of a volume, plus the time before the first look.
@@ -87,7 +87,7 @@ impl State {
 }
 
 impl Core {
-    pub(super) fn drive_volumes(&mut self, _now: Now, actions: &mut Vec<Action>) {
+    pub(super) fn drive_volumes(&mut self, actions: &mut Vec<Action>) {
         for (slot, volume) in self.volumes.slots.iter_mut().enumerate() {
             let Some(uuid) = volume.uuid.filter(|_| volume.stage == Stage::ToScan) else { continue };
             volume.stage = Stage::Scanning;
@@ -112,7 +112,7 @@ impl Core {
                 Err(VolumeFault::Failed(what)) => self.lose_slot(slot, VolumeState::Failed, &what),
             }
         }
-        self.drop_vanished(now);
+        self.drop_vanished();
     }
 
     fn is_twin(&self, slot: usize, uuid: VolumeId) -> bool {
@@ -136,8 +136,8 @@ impl Core {
             self.fill.room_grew = true;
         }
         volume.bytes_free = free;
-        volume.unusable_reports = if unusable { volume.unusable_reports.saturating_add(1) } else { 0 };
-        if volume.unusable_reports >= UNUSABLE_REPORTS {
+        volume.unusable_since_ms = unusable.then(|| volume.unusable_since_ms.unwrap_or(now.ms));
+        if volume.unusable_since_ms.is_some_and(|since| now.ms >= since.saturating_add(UNUSABLE_MS)) {
             return self.lose_slot(slot, VolumeState::Failed, "the server cannot read from it");
         }
         if now.ms < volume.failed_until_ms {
@@ -151,7 +151,7 @@ impl Core {
     }
 
     /// What the catalogue names on volumes that no configured path leads to is withdrawn, once all have been looked at.
-    fn drop_vanished(&mut self, _now: Now) {
+    fn drop_vanished(&mut self) {
         let there: Vec<_> = self
             .volumes
             .slots
