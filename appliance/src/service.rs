@@ -313,3 +313,101 @@ fn ratio(part: u64, whole: u64) -> f64 {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use content::volume::VolumeId;
+
+    use super::*;
+    use crate::holdings::{FileRef, Volume};
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn service(state: &Path, wakes: &Arc<AtomicUsize>) -> Service {
+        let text = format!(
+            "state = '{}'\nsocket = '/s'\n[[volume]]\npath = '/v1'\n[[volume]]\npath = '/v2'\n[server]\n\
+             listen = ['127.0.0.1:0']\nmanagement = '127.0.0.1:0'\n[server.limits]\nconnections_max = 10\n[agent]\n\
+             appliance = 'a'\ncluster = 'c'\ncontrol = 'http://c:1'\nbase_url = 'http://b:1'\nkey_file = '/k'\n",
+            state.display()
+        );
+        let volumes = vec![Volume::new(Some(VolumeId([1; 16]))), Volume::new(None)];
+        let wakes = Arc::clone(wakes);
+        let wake = move || {
+            wakes.fetch_add(1, Ordering::Relaxed);
+        };
+        let config = BoxConfig::parse(&text).unwrap();
+        Service::new(config, Arc::new(Holdings::new(volumes)), Metrics::new(2, 2), Now(0), Box::new(wake))
+    }
+
+    #[test]
+    fn a_status_tells_rates_of_the_last_second_and_what_limits() {
+        let folder = tempfile::tempdir().unwrap();
+        let service = service(folder.path(), &Arc::default());
+        let counters = &service.metrics.workers[1];
+        counters.sent(1_000, 900);
+        service.sample(Now(SECOND));
+        counters.sent(3_000, 2_000);
+        service.metrics.volumes[0].read_done(2 << 20, 500_000);
+        service.sample(Now(3 * SECOND));
+        let status = service.status(Now(4 * SECOND));
+        assert_eq!((status.figures.rate_bps, status.figures.bytes_sent), (8_000, 2_900));
+        assert_eq!(status.figures.uptime_ms, 4_000);
+        assert_eq!((status.limited_by.as_str(), status.volumes.len()), ("none", 1));
+        assert!((262_144..524_288).contains(&status.volumes[0].read_latency_us));
+        for _ in 0..18 {
+            counters.connection_opened();
+        }
+        let status = service.status(Now(4 * SECOND));
+        assert!(status.limited_by == "connections" && status.headroom < 0.11, "{}", status.headroom);
+        // Twenty reads in flight all second long.
+        (0..20).for_each(|_| service.metrics.volumes[0].read_done(2 << 20, 1_000_000));
+        service.sample(Now(4 * SECOND));
+        let status = service.status(Now(4 * SECOND));
+        assert_eq!((status.limited_by.as_str(), status.headroom), ("disk", 0.0));
+    }
+
+    #[test]
+    fn health_is_the_worst_that_holds_and_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let service = service(folder.path(), &Arc::default());
+        let health = service.health();
+        assert_eq!(health.status, Condition::Degraded);
+        let said = health.reasons.join("; ");
+        assert!(
+            said.contains("/v2") && said.contains("no catalogue") && said.contains("no token keys"),
+            "{said}"
+        );
+        service.holdings.withdraw(FileRef { volume: VolumeIndex(0), number: 3, data_bytes: 1 });
+        assert!(service.health().reasons.iter().any(|reason| reason.contains("1 files")));
+        service.drain(true);
+        assert_eq!(service.health().status, Condition::Draining);
+        service.holdings.set_volume_usable(VolumeIndex(0), false);
+        assert_eq!(service.health().status, Condition::Failed);
+    }
+
+    #[test]
+    fn workers_are_woken_by_what_concerns_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let wakes = Arc::default();
+        let service = service(folder.path(), &wakes);
+        service.answer(ServerRequest::Status, Now(0));
+        service.answer(ServerRequest::Publish { generation: 1 }, Now(0));
+        assert_eq!(wakes.load(Ordering::Relaxed), 0);
+        service.answer(ServerRequest::Drain { on: true }, Now(0));
+        assert_eq!(wakes.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn equal_keys_do_not_make_connections_verify_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let service = service(folder.path(), &Arc::default());
+        let key = content::token::Signer::from_seed("k", &[1; 32]).unwrap().public_key();
+        service.answer(ServerRequest::TokenKeys { keys: vec![key.clone()] }, Now(0));
+        let before = service.holdings.keys();
+        service.answer(ServerRequest::TokenKeys { keys: vec![key] }, Now(0));
+        assert!(Arc::ptr_eq(&before, &service.holdings.keys()) && before.len() == 1);
+    }
+}

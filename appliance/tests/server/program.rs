@@ -2,9 +2,12 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::TcpListener;
+use std::os::fd::AsRawFd as _;
 use std::process::{Child, Command, Stdio};
 
-use crate::fixture::Disks;
+use crate::fixture::{Disks, Wire};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -62,4 +65,46 @@ fn an_operators_mistake_ends_with_2_and_names_what_to_change() {
     let (code, said) = end(start(&["--nonsense"]));
     assert!(code == Some(2) && said.contains("--config"), "{said}");
     assert_eq!(end(start(&["--version"])).0, Some(0));
+}
+
+/// As systemd hands sockets over: the listener is descriptor 3, and two variables say so.
+#[test]
+fn inherited_sockets_are_all_served_even_with_fewer_workers() {
+    let disks = Disks::new();
+    let config = disks.folder.path().join("box.toml");
+    fs::write(&config, disks.config_text("").replace("workers = 2", "workers = 1")).unwrap();
+    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    for listener in &listeners {
+        fcntl(listener, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+    }
+    let [first, second] = listeners.each_ref().map(|listener| listener.as_raw_fd());
+    // To high numbers first: a listener of ours may itself be 3 or 4.
+    let script = format!(
+        "exec 20<&{first} 21<&{second} 3<&20 4<&21 20<&- 21<&-; LISTEN_PID=$$ LISTEN_FDS=2 exec \"$0\" --config \"$1\""
+    );
+    let mut command = Command::new("bash");
+    command.args(["-c", &script, env!("CARGO_BIN_EXE_oca-appliance"), config.to_str().unwrap()]);
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let addresses = listeners.map(|listener| listener.local_addr().unwrap());
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    lines.find(|line| line.as_ref().unwrap().contains("ready")).unwrap().unwrap();
+    for address in addresses {
+        let answer = Wire::open(address).ask("OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n");
+        assert_eq!(answer.status, 204);
+    }
+    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    lines.for_each(|line| drop(line.unwrap()));
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_number_that_is_no_listening_socket_is_refused() {
+    let disks = Disks::new();
+    let config = disks.folder.path().join("box.toml");
+    fs::write(&config, disks.config_text("")).unwrap();
+    let script = "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" --config \"$1\" 3</dev/null";
+    let mut command = Command::new("bash");
+    command.args(["-c", script, env!("CARGO_BIN_EXE_oca-appliance"), config.to_str().unwrap()]);
+    let (code, said) = end(command.stderr(Stdio::piped()).spawn().unwrap());
+    assert!(code == Some(1) && said.contains("LISTEN_FDS") && said.contains("descriptor 3"), "{said}");
 }
