@@ -69,7 +69,9 @@ fn serve(config: &std::path::Path) -> ExitCode {
         .with_env_var("OCA_LOG")
         .with_default_directive(tracing_subscriber::filter::LevelFilter::INFO.into())
         .from_env_lossy();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // Colours are for people; a log file gets none.
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     match serve_until_told(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

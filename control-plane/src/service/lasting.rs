@@ -227,6 +227,25 @@ mod tests {
     }
 
     #[test]
+    fn while_keys_overlap_one_signs_and_both_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let lasting = Lasting::open(folder.path()).unwrap();
+        let key = |key_id: &str, seed: u8| StoredKey {
+            key_id: key_id.to_owned(),
+            seed: URL_SAFE_NO_PAD.encode([seed; 32]),
+        };
+        let mut keys =
+            KeysFile { format: FORMAT, active: "new".to_owned(), keys: vec![key("old", 1), key("new", 2)] };
+        lasting.write(KEYS_FILE, &keys).unwrap();
+        let read = lasting.signing_keys().unwrap();
+        assert_eq!((read.active.public_key().key_id.as_str(), read.active_seed), ("new", [2; 32]));
+        assert_eq!(read.public.iter().map(|key| key.key_id.as_str()).collect::<Vec<_>>(), ["old", "new"]);
+        keys.active = "gone".to_owned();
+        lasting.write(KEYS_FILE, &keys).unwrap();
+        assert!(matches!(lasting.signing_keys(), Err(StateError::Damaged { .. })));
+    }
+
+    #[test]
     fn a_second_control_plane_on_the_folder_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let _first = Lasting::open(folder.path()).unwrap();

@@ -45,8 +45,11 @@ pub struct Trouble {
 #[derive(Default)]
 pub struct TitleCache(BTreeMap<TitleId, CachedTitle>);
 
+type Stamp = (Option<String>, u64, i64);
+
 struct CachedTitle {
-    stamp: (Option<String>, u64, i64),
+    /// Of the file when it was read; None: reading failed, so it is read again at the next turn.
+    stamp: Option<Stamp>,
     /// The last that could be read; None: never yet.
     good: Option<Arc<KnownTitle>>,
     /// Why the newest cannot be used.
@@ -93,7 +96,7 @@ impl Origin {
             let stamp = (meta.e_tag.clone(), meta.size, meta.last_modified.timestamp_micros());
             let previous = cache.0.remove(&id);
             let cached = match previous {
-                Some(previous) if previous.stamp == stamp => previous,
+                Some(previous) if previous.stamp.as_ref() == Some(&stamp) => previous,
                 previous => self.read_title(&id, &meta, stamp, previous.and_then(|cached| cached.good)).await,
             };
             next.insert(id, cached);
@@ -106,10 +109,14 @@ impl Origin {
         &self,
         id: &TitleId,
         meta: &ObjectMeta,
-        stamp: (Option<String>, u64, i64),
+        stamp: Stamp,
         last_good: Option<Arc<KnownTitle>>,
     ) -> CachedTitle {
-        match self.parse_title(id, meta).await {
+        let (stamp, parsed) = match self.title_bytes(meta).await {
+            Ok(bytes) => (Some(stamp), parse_title(id, &bytes)),
+            Err(cause) => (None, Err(cause.to_string())),
+        };
+        match parsed {
             Ok(title) => {
                 tracing::info!(title = %id, streams = title.streams.len(), "title read");
                 CachedTitle { stamp, good: Some(Arc::new(KnownTitle::new(title))), bad: None }
@@ -121,16 +128,13 @@ impl Origin {
         }
     }
 
-    async fn parse_title(&self, id: &TitleId, meta: &ObjectMeta) -> Result<Title, String> {
-        if meta.size > TITLE_BYTES_MAX {
-            return Err(format!("title.json has {} bytes; at most {TITLE_BYTES_MAX} are read", meta.size));
-        }
-        let bytes = self.store.get(&meta.location).await.map_err(|cause| cause.to_string())?;
-        let bytes = bytes.bytes().await.map_err(|cause| cause.to_string())?;
-        let title = Title::parse(&bytes).map_err(|cause| cause.to_string())?;
-        match defect(id, &title) {
-            Some(what) => Err(what),
-            None => Ok(title),
+    /// One byte more than is accepted is enough to refuse it.
+    async fn title_bytes(&self, meta: &ObjectMeta) -> Result<bytes::Bytes, StoreError> {
+        let range = 0..meta.size.min(TITLE_BYTES_MAX.saturating_add(1));
+        if range.is_empty() {
+            Ok(bytes::Bytes::new())
+        } else {
+            self.store.get_range(&meta.location, range).await
         }
     }
 
@@ -205,6 +209,17 @@ impl Origin {
     }
 }
 
+fn parse_title(folder: &TitleId, bytes: &[u8]) -> Result<Title, String> {
+    if u64::try_from(bytes.len()).is_ok_and(|size| size > TITLE_BYTES_MAX) {
+        return Err(format!("title.json is larger than {TITLE_BYTES_MAX} bytes"));
+    }
+    let title = Title::parse(bytes).map_err(|cause| cause.to_string())?;
+    match defect(folder, &title) {
+        Some(what) => Err(what),
+        None => Ok(title),
+    }
+}
+
 /// `titles/<title>/title.json`
 fn title_of(location: &StorePath) -> Option<TitleId> {
     let rest = location.as_ref().strip_prefix(TITLES_FOLDER)?.strip_prefix('/')?;
@@ -266,6 +281,8 @@ mod tests {
         assert!(cache.titles().is_empty(), "an origin without titles is empty, not an error");
         put(&origin, "titles/good/title.json", film("good").to_bytes()).await;
         put(&origin, "titles/bad/title.json", b"{".to_vec()).await;
+        put(&origin, "titles/empty/title.json", Vec::new()).await;
+        put(&origin, "titles/huge/title.json", vec![b' '; 5_000_000]).await;
         put(&origin, "titles/moved/title.json", film("other").to_bytes()).await;
         let mut quoted = film("quoted");
         quoted.streams[0].codecs = "avc1\",URI=\"x".to_owned();
@@ -273,7 +290,7 @@ mod tests {
         origin.refresh(&mut cache).await.unwrap();
         assert_eq!(cache.titles().into_keys().map(|id| id.to_string()).collect::<Vec<_>>(), ["good"]);
         let named: Vec<_> = cache.troubles().into_iter().map(|trouble| trouble.what).collect();
-        assert_eq!(named, ["title bad", "title moved", "title quoted"]);
+        assert_eq!(named, ["title bad", "title empty", "title huge", "title moved", "title quoted"]);
     }
 
     #[tokio::test]

@@ -52,6 +52,9 @@ pub(super) async fn play(
     Ok(([(header::CACHE_CONTROL, "no-store")], Json(answer)))
 }
 
+/// A line is for reading: `explain` gives them all.
+const PASSED_OVER_LOGGED_MAX: usize = 32;
+
 /// One line per play, enough to replay the decision beside the snapshot.
 fn log_decision(request: &PlayRequest, answer: &Result<PlayAnswer, Refusal>) {
     // Texts that nobody has checked yet are logged as values, so that they come out quoted and escaped.
@@ -62,7 +65,7 @@ fn log_decision(request: &PlayRequest, answer: &Result<PlayAnswer, Refusal>) {
             let ranked: Vec<_> = answer.appliances.iter().map(|ranked| ranked.appliance.as_str()).collect();
             let passed =
                 answer.passed_over.iter().map(|passed| format!("{}:{}", passed.appliance, passed.reason));
-            let passed_over = passed.collect::<Vec<_>>().join(",");
+            let passed_over = passed.take(PASSED_OVER_LOGGED_MAX).collect::<Vec<_>>().join(",");
             let (ranked, streams) = (ranked.join(","), answer.streams.len());
             tracing::info!(%session, %title, member, territory, %plan, ranked, streams, passed_over, "play");
         }
