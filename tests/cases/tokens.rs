@@ -40,7 +40,7 @@ fn a_foreign_or_tampered_token_is_refused() {
     let shelf = Shelf::start(std::slice::from_ref(&item), "").unwrap();
     let claims = shelf.claims();
     let foreign_key = Signer::from_seed("other-key", &[8; 32]).unwrap().sign(&claims);
-    refused(&shelf, &target_with(&foreign_key, &item), "key that is not known");
+    refused(&shelf, &target_with(&foreign_key, &item), "key is not known");
     let forged = Signer::from_seed("test-key", &[8; 32]).unwrap().sign(&claims);
     refused(&shelf, &target_with(&forged, &item), "signature");
 
