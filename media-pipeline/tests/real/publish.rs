@@ -136,8 +136,13 @@ fn a_publish_killed_half_way_goes_on_from_its_chunks() {
     let all = whole.publish(&film, "--jobs 1")["chunks_encoded"].as_u64().unwrap();
     let mut child =
         killed.command(&film, "--jobs 1").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let finished =
-        || killed.files("chunks").keys().filter(|name| !name.to_string_lossy().contains('#')).count() as u64;
+    // By name: what is being written is renamed under our hands.
+    let finished = || -> u64 {
+        let names = std::fs::read_dir(killed.path().join("chunks")).into_iter().flatten();
+        let whole =
+            names.filter(|entry| !entry.as_ref().unwrap().file_name().to_string_lossy().contains('#'));
+        whole.count().try_into().unwrap()
+    };
     wait_until(|| finished() >= 4);
     child.kill().unwrap();
     child.wait().unwrap();
