@@ -188,6 +188,23 @@ fn a_drained_box_is_offered_to_nobody_until_it_is_enabled() {
 }
 
 #[test]
+fn where_operators_have_a_key_drain_asks_for_it() {
+    let mut world = World::with(&[film("film")]);
+    world.bring_up("box-a");
+    world.stop();
+    fs::write(world.folder.path().join("operator.key"), "operators-have-another-one").unwrap();
+    let config = fs::read_to_string(world.config()).unwrap();
+    fs::write(world.config(), format!("operator_key_file = \"operator.key\"\n{config}")).unwrap();
+    world.start();
+    let drain =
+        |key: &str| world.ask("POST", "/v1/appliances/box-a/drain", &[("authorization", key)], None).status;
+    assert_eq!((drain(""), drain(&bearer())), (401, 401));
+    assert_eq!(world.get("/v1/fleet", &[]).json()[0]["drain_ordered"], json!(false));
+    assert_eq!(drain("Bearer operators-have-another-one"), 204);
+    assert_eq!(world.get("/v1/fleet", &[]).json()[0]["drain_ordered"], json!(true));
+}
+
+#[test]
 fn a_report_that_comes_late_changes_nothing() {
     let world = World::with(&[film("film")]);
     world.bring_up("box-a");
