@@ -230,7 +230,7 @@ impl Lab {
 
     pub fn volumes_by_uuid(&self) -> BTreeMap<VolumeId, PathBuf> {
         let volumes = (0..9).map(|index| self.volume(index)).filter(|path| path.exists());
-        volumes.map(|path| (fill_agent::volumes::probe(&path).unwrap().uuid, path)).collect()
+        volumes.filter_map(|path| Some((fill_agent::volumes::probe(&path).ok()?.uuid, path))).collect()
     }
 
     pub fn files(&self) -> BTreeSet<PathBuf> {
