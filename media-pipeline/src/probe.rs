@@ -237,16 +237,21 @@ impl PacketTable {
         let lasts = field("duration_time").and_then(parse_seconds).unwrap_or(0);
         let fresh = PacketTrack { packets: 0, first: at, last: at, end: at, keys: Vec::new() };
         let entry = self.tracks.entry(track).or_insert(fresh);
+        // Closed by leading pictures, keys come in order; where they do not, the later one is no place to seek to.
+        if track == keep_keys_of && flags.contains('K') && entry.keys.last().is_none_or(|&last| last < at) {
+            entry.keys.push(at);
+        }
+        // Decoded and never shown: what an edit list cuts off the front.
+        if flags.contains('D') {
+            return Some(at);
+        }
+        if entry.packets == 0 {
+            (entry.first, entry.last, entry.end) = (at, at, at);
+        }
         entry.packets += 1;
         entry.first = entry.first.min(at);
         entry.last = entry.last.max(at);
         entry.end = entry.end.max(at.saturating_add(lasts));
-        if track == keep_keys_of && flags.contains('K') {
-            // Closed by leading pictures, keys come in order; where they do not, the later one is no place to seek to.
-            if entry.keys.last().is_none_or(|&last| last < at) {
-                entry.keys.push(at);
-            }
-        }
         Some(at)
     }
 
@@ -375,6 +380,19 @@ mod tests {
         let complaint = ["[matroska,webm @ 0x55ee17ff0c00] File ended prematurely".to_owned()];
         let reason = truncation(&info, &packets("25.981000"), &complaint).unwrap();
         assert_eq!(reason, "[matroska,webm] File ended prematurely");
+    }
+
+    #[test]
+    fn packets_that_are_never_shown_do_not_set_the_start() {
+        let mut table = PacketTable::default();
+        for (at, flags) in
+            [("-1.000000", "KD_"), ("-0.500000", "_D_"), ("0.040000", "___"), ("0.000000", "___")]
+        {
+            table.line(&format!("stream_index=0|pts_time={at}|duration_time=0.040000|flags={flags}"), 0);
+        }
+        let track = &table.tracks[&0];
+        assert_eq!((track.packets, track.first, track.end), (2, 0, 80_000));
+        assert_eq!(track.keys, [-1_000_000]);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::encode;
 use crate::error::Error;
-use crate::ffmpeg;
+use crate::ffmpeg::{self, Progress};
 use crate::inputs;
 use crate::mp4::Mp4Error;
 use crate::mp4::assemble::{self, ChunkLayout, Placement};
@@ -200,7 +200,14 @@ impl Assembly<'_> {
             PlanKind::Subtitles { text, .. } => Ok(Some(Ready::Text(stream, text.clone()))),
             PlanKind::EmbeddedSubtitles { encoding, .. } => {
                 let doing = format!("extracting {}", stream.id);
-                let bytes = ffmpeg::encode(&self.source.path, encoding, &doing, |_| {}).await?;
+                let all = u64::try_from(self.source.duration()).unwrap_or(0);
+                let bytes = ffmpeg::encode(&self.source.path, encoding, &doing, |step| {
+                    if let Progress::Time(at) = step {
+                        let at = u64::try_from(at).unwrap_or(0);
+                        self.board.step(|| format!("{doing}: {}", percent(at, all)));
+                    }
+                })
+                .await?;
                 let zero_ms = self.source.zero() / 1_000;
                 let text = webvtt::normalise(&bytes, webvtt::Format::WebVtt);
                 match text.and_then(|text| webvtt::shifted(&text, -zero_ms)) {

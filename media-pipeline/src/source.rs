@@ -203,6 +203,12 @@ async fn read_packets(path: &Path, info: &SourceInfo, board: &Board) -> Result<P
         let detail = complaints.last().map_or_else(|| status.to_string(), |line| without_address(line));
         return Err(Error::SourceUndecodable { path: path.to_owned(), detail });
     }
+    if table.corrupt > 0 {
+        tracing::warn!(
+            "{} packets of the source are corrupt: its picture or sound may show it",
+            table.corrupt
+        );
+    }
     for complaint in complaints.iter().take(3) {
         tracing::warn!("the source is not quite in order: {}", without_address(complaint));
     }

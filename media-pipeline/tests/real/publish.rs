@@ -272,7 +272,7 @@ fn a_changed_byte_in_index_or_time_is_noticed() {
         let mut changed = bytes.clone();
         changed[place] ^= 0x5a;
         let verdict = check(&changed);
-        // Reserved bytes of the index; a size or flag of one sample that another makes up for is not possible.
+        // The flags of `sidx` and its reserved field mean nothing.
         let index = usize::try_from(stream.index.unwrap().first()).unwrap();
         let reserved = place == index + 36 || place == index + 37 || (index + 9..index + 12).contains(&place);
         if place >= index && place < head_end && !reserved {

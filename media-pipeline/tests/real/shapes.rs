@@ -42,6 +42,21 @@ fn every_frame_is_in_its_place_across_chunks() {
     }
 }
 
+/// An MP4 file cut without encoding starts at a key before the cut, which its edit list hides.
+#[test]
+fn frames_that_an_edit_list_hides_are_not_published() {
+    let origin = Origin::new();
+    let (whole, cut) = (origin.folder.path().join("whole.mp4"), origin.folder.path().join("cut.mp4"));
+    let words = format!(
+        "-f lavfi -i nullsrc=size=96x54:rate=24,{GREYS} -frames:v 600 -c:v libx264 -preset veryfast -bf 3 -g 100 -qp 8 \
+         -pix_fmt yuv420p"
+    );
+    ffmpeg(&words, &whole);
+    ffmpeg(&format!("-ss 2.5 -i {} -c copy", whole.display()), &cut);
+    let title = published(&origin, &cut);
+    assert_frames(&origin.object(&title.streams[0].track), 60..600);
+}
+
 #[test]
 fn a_varying_rate_becomes_a_constant_one() {
     let origin = Origin::new();
