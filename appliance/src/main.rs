@@ -4,6 +4,8 @@
 //! failed; 2: the arguments or the configuration are wrong, and the last line says what to change.
 
 use std::ffi::OsString;
+use std::io::IsTerminal as _;
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -15,7 +17,6 @@ use lexopt::prelude::Long;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use std::os::fd::AsFd as _;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -31,7 +32,9 @@ const DRAIN_LOOK_MS: u16 = 20;
 fn main() -> ExitCode {
     let filter =
         EnvFilter::builder().with_env_var("OCA_LOG").with_default_directive(LevelFilter::INFO.into());
-    tracing_subscriber::fmt().with_env_filter(filter.from_env_lossy()).with_writer(std::io::stderr).init();
+    let coloured = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter.from_env_lossy()).with_ansi(coloured);
+    log.with_writer(std::io::stderr).init();
     let file = match arguments(std::env::args_os().skip(1)) {
         Ok(Some(file)) => file,
         Ok(None) => return ExitCode::SUCCESS,

@@ -113,8 +113,8 @@ impl Disks {
 
     pub fn start(self, limits: &str) -> Site {
         let server = Server::start(BoxConfig::parse(&self.config_text(limits)).unwrap(), None).unwrap();
-        let site = Site { disks: self, server, signer: Signer::from_seed("k", &[7; 32]).unwrap() };
-        site.tell(&ServerRequest::TokenKeys { keys: vec![site.signer.public_key()] }).unwrap();
+        let site = Site { disks: self, server };
+        site.tell(&ServerRequest::TokenKeys { keys: vec![signer().public_key()] }).unwrap();
         site
     }
 }
@@ -135,10 +135,26 @@ fn file_with_footer(bytes: &[u8]) -> Vec<u8> {
     file
 }
 
+pub fn signer() -> Signer {
+    Signer::from_seed("k", &[7; 32]).unwrap()
+}
+
+/// With a token that opens the title for an hour.
+pub fn target(item: &Item) -> String {
+    let claims = Claims {
+        issuer: "c".to_owned(),
+        session: "s".parse().unwrap(),
+        title: "night-train".parse().unwrap(),
+        tiers: Tier::ALL.to_vec(),
+        not_before: Timestamp::now(),
+        expires: Timestamp::now() + SignedDuration::from_hours(1),
+    };
+    format!("/~{}{}", signer().sign(&claims), item.path)
+}
+
 pub struct Site {
     pub disks: Disks,
     pub server: Server,
-    signer: Signer,
 }
 
 impl Site {
@@ -158,15 +174,7 @@ impl Site {
     }
 
     pub fn target(&self, item: &Item) -> String {
-        let claims = Claims {
-            issuer: "c".to_owned(),
-            session: "s".parse().unwrap(),
-            title: "night-train".parse().unwrap(),
-            tiers: Tier::ALL.to_vec(),
-            not_before: Timestamp::now(),
-            expires: Timestamp::now() + SignedDuration::from_hours(1),
-        };
-        format!("/~{}{}", self.signer.sign(&claims), item.path)
+        target(item)
     }
 
     pub fn tell(&self, request: &ServerRequest) -> Result<ServerStatus, String> {
@@ -232,6 +240,10 @@ impl Wire {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         Self { stream: BufReader::new(stream) }
+    }
+
+    pub fn wait_for_a_byte(&mut self) {
+        assert!(!self.stream.fill_buf().unwrap().is_empty());
     }
 
     pub fn send(&mut self, bytes: &[u8]) {

@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::os::fd::AsRawFd as _;
 use std::process::{Child, Command, Stdio};
 
-use crate::fixture::{Disks, Wire};
+use crate::fixture::{Disks, Wire, item, signer, target};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -38,6 +38,30 @@ fn it_says_when_it_is_ready_and_ends_with_0_when_told() {
         assert_eq!(child.wait().unwrap().code(), Some(0));
         assert!(!disks.folder.path().join("server.sock").exists());
     }
+}
+
+#[test]
+fn an_answer_that_is_on_its_way_is_finished_before_it_ends() {
+    let disks = Disks::new();
+    let big = item(16 << 20, 1);
+    disks.write(1, std::slice::from_ref(&big));
+    let config = disks.folder.path().join("box.toml");
+    fs::write(&config, disks.config_text("")).unwrap();
+    appliance::keys::save(&disks.folder.path().join("state"), &[signer().public_key()]).unwrap();
+    let mut child = start(&["--config", config.to_str().unwrap()]);
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let ready = lines.find(|line| line.contains("ready")).unwrap();
+    let address = ready.split("address=").nth(1).unwrap().split(' ').next().unwrap();
+    let mut wire = Wire::open(address.parse().unwrap());
+    wire.send(format!("GET {} HTTP/1.1\r\nHost: h\r\n\r\n", target(&big)).as_bytes());
+    wire.wait_for_a_byte();
+    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    lines.find(|line| line.contains("told to stop")).unwrap();
+    let answer = wire.read(false);
+    assert_eq!((answer.status, answer.content == big.bytes), (200, true), "{}", answer.content.len());
+    assert!(wire.ended());
+    lines.for_each(drop);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]
