@@ -87,7 +87,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path();
         assert_eq!(newest(state), None);
-        [1, 2, 3, 4].map(|generation| write(state, generation));
+        [1, 2, 3, 4].into_iter().for_each(|generation| write(state, generation));
         name_current(state, 3);
         assert_eq!(newest(state), Some(3));
         let damaged = state.join(CATALOGUE_FOLDER).join(generation_name(3));

@@ -15,10 +15,10 @@ pub mod management;
 pub mod memory;
 pub mod metrics;
 pub mod ring;
-#[cfg(test)]
-mod simulation;
 pub mod server;
 pub mod service;
+#[cfg(test)]
+mod simulation;
 pub mod sys;
 pub mod tuning;
 pub mod volume_watch;
