@@ -290,6 +290,7 @@ impl Shell {
                 self.cancels.remove(object);
             }
             Event::Gathered { volumes, .. } => self.remember_volumes(volumes),
+            Event::Written(_) => self.log_counters(),
             Event::Tick
             | Event::Scanned { .. }
             | Event::Registered(_)
@@ -297,9 +298,19 @@ impl Shell {
             | Event::Manifest(_)
             | Event::Keys(_)
             | Event::Sources { .. }
-            | Event::Written(_)
             | Event::Told { .. } => {}
         }
+    }
+
+    fn log_counters(&self) {
+        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &self.shop.counters;
+        tracing::info!(
+            bytes_stored = count(&counters.bytes_stored),
+            bad_pieces = count(&counters.bad_pieces),
+            source_faults = count(&counters.faults),
+            "since the start"
+        );
     }
 
     fn remember_volumes(&mut self, probes: &[Result<Probed, VolumeFault>]) {

@@ -22,7 +22,7 @@ use crate::volumes;
 
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
-    #[error("the control plane did not give the manifest: {0}")]
+    #[error("the control plane did not give the manifest")]
     NoAnswer(#[from] ControlError),
     #[error("cluster {0} has no manifest yet: publish a title first")]
     NoManifest(String),

@@ -74,8 +74,12 @@ impl StateFolder {
         all.filter_map(|bytes| Manifest::parse(&bytes).ok()).collect()
     }
 
+    /// The one before is kept too: it has the names of what is being let go.
     pub fn save_manifest(&self, bytes: &[u8]) -> io::Result<()> {
         let current = self.folder.join(MANIFEST);
+        if fs::read(&current).is_ok_and(|saved| saved == bytes) {
+            return Ok(());
+        }
         match fs::rename(&current, self.folder.join(MANIFEST_BEFORE)) {
             Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
             _ => {}

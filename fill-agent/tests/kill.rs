@@ -40,6 +40,7 @@ fn killed_at_any_byte_it_goes_on_and_pulls_at_most_one_piece_twice() {
         lab.world().hold.insert(film.id, point.max(sent + 1));
         let agent = lab.start();
         wait_until_written(&lab, &film);
+        lab.wait("the small one is complete", |_| lab.files().len() == 1);
         agent.kill();
     }
     lab.world().hold.clear();

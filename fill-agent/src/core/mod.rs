@@ -239,7 +239,7 @@ struct Retry {
 }
 
 /// Never longer than this between two tries.
-const RETRY_MS_MAX: u64 = 10_000;
+const RETRY_MS_MAX: u64 = 5_000;
 const RETRY_MS: u64 = 500;
 
 impl Retry {
