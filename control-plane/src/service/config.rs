@@ -131,7 +131,7 @@ impl Config {
             public_url: parsed.public_url.map(|url| check_public_url(&wrong, url)).transpose()?,
             origin: at(&parsed.origin),
             state: at(&parsed.state),
-            terms: parsed.terms.map(|path| read_terms(&at(&path))).transpose()?.unwrap_or_default(),
+            terms: parsed.terms.map(|path| read_terms(&wrong, &at(&path))).transpose()?.unwrap_or_default(),
             agent_key: secret("agent_key_file", &parsed.agent_key_file)?,
             operator_key: operator_key.transpose()?,
             token_lifetime: token_lifetime(&wrong, parsed.token_lifetime_s)?,
@@ -244,9 +244,16 @@ fn is_territory(text: &str) -> bool {
     text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_uppercase())
 }
 
-fn read_terms(file: &Path) -> Result<TermsTable, ConfigError> {
+fn read_terms(named_in: &Wrong<'_>, file: &Path) -> Result<TermsTable, ConfigError> {
     let wrong = Wrong { file };
-    let parsed: FileTerms = parse_file(file)?;
+    let parsed: FileTerms = parse_file(file).map_err(|error| match error {
+        // It is the key that is wrong, not the option that names the configuration file.
+        ConfigError::Unreadable { file, cause } => {
+            let what = format!("{file} cannot be read: {cause}");
+            named_in.value("terms", what, "name a file that is there, or leave the key out")
+        }
+        other => other,
+    })?;
     let mut table = TermsTable::default();
     for each in parsed.title {
         for territory in each.term.iter().flat_map(|term| &term.territories) {
