@@ -46,8 +46,6 @@ pub enum Plant {
     ChecksumSkipped,
     /// A short send counts as a whole one.
     ShortSendMiscounted,
-    /// A waiter whose connection is gone is not taken off the list.
-    WaiterForgotten,
 }
 
 /// None outside of tests, whatever is set.

@@ -136,6 +136,15 @@ impl<R: Ring> Worker<R> {
         self.slots.used()
     }
 
+    /// For a test that got stuck: what each connection still waits for.
+    #[cfg(test)]
+    pub fn describe(&mut self) -> Vec<String> {
+        let now = self.now;
+        (0..self.slots.count())
+            .filter_map(|number| self.slots.at(number).map(|(id, slot)| slot.describe(id, now)))
+            .collect()
+    }
+
     fn dispatch(&mut self, completion: Completion) {
         match completion {
             Completion::Accepted { socket, .. } => self.accepted(socket),
@@ -163,7 +172,7 @@ impl<R: Ring> Worker<R> {
     }
 
     fn accepted(&mut self, socket: Socket) {
-        let Some(id) = self.slots.take(socket).filter(|_| !self.stopping) else {
+        let Some(id) = (!self.stopping).then(|| self.slots.take(socket)).flatten() else {
             // Not even a place to say so from.
             self.setup.counters.connection_opened();
             self.setup.counters.connection_ended(Ending::TooManyConnections);
@@ -392,6 +401,21 @@ fn context_of<'a, R: Ring>(setup: &'a WorkerSetup, ring: &R) -> Context<'a> {
 }
 
 impl Slot {
+    #[cfg(test)]
+    fn describe(&self, id: OperationId, now: Now) -> String {
+        format!(
+            "{id:?} at {now:?} receiving {} pausing {} sending {} closing {} waiting {} owed {:?} alarm {:?} deadline {:?}",
+            self.receiving,
+            self.pausing,
+            self.sending,
+            self.closing,
+            self.waiting.is_some(),
+            self.owed,
+            self.alarm,
+            self.connection.deadline(),
+        )
+    }
+
     /// All that was started has ended.
     fn is_over(&self) -> bool {
         self.closing && !self.receiving && !self.sending && self.waiting.is_none() && self.owed.is_none()

@@ -337,7 +337,8 @@ impl Connection {
             return self.next_request(Heading::idle(now, context), now, context);
         }
         if self.peer_finished {
-            return self.close(State::Closed(None), response.close_ending);
+            self.state = State::Closed(None);
+            return Action::Close(response.close_ending);
         }
         let deadline = after_ms(now, context.tuning.linger_ms_max);
         self.state = State::Lingering(Lingering { deadline, ending: response.close_ending });

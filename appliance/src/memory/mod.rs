@@ -252,9 +252,6 @@ impl Memory {
             return false;
         };
         *late |= overdue;
-        if self.planted.has(Plant::WaiterForgotten) {
-            return true;
-        }
         let place = waiters.iter().position(|other| *other == waiter);
         place.map(|place| waiters.swap_remove(place)).is_some()
     }

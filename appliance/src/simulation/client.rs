@@ -43,11 +43,13 @@ impl Request {
     fn random(random: &mut Random) -> Self {
         let object = random.below(SITE.objects.len());
         let size = SITE.objects[object].bytes;
-        let range = random.chance(1, 2).then(|| {
+        let head_only = random.chance(1, 10);
+        // RFC 9110 14.2: a range means something for GET only.
+        let range = (!head_only && random.chance(1, 2)).then(|| {
             let first = random.below(size);
             first..random.between(first, size - 1) + 1
         });
-        Self { object, head_only: random.chance(1, 10), range }
+        Self { object, head_only, range }
     }
 
     fn text(&self) -> String {
@@ -192,7 +194,8 @@ impl Client {
         }
         let mut random = self.shared.random.borrow_mut();
         let count = random.between(1, self.unsent.len()).min(room);
-        wire.to_server.extend(self.unsent.drain(..count));
+        wire.to_server.extend_from_slice(&self.unsent[..count]);
+        self.unsent.drain(..count);
         self.shared.happened();
     }
 
@@ -208,7 +211,8 @@ impl Client {
         } else {
             wire.to_client.len()
         };
-        self.input.extend(wire.to_client.drain(..count));
+        self.input.extend_from_slice(&wire.to_client[..count]);
+        wire.to_client.drain(..count);
         self.received += count;
         self.shared.happened();
         self.check()

@@ -43,11 +43,6 @@ impl Faults {
             away: rate(10) > 7,
         }
     }
-
-    /// Short reads are nobody's fault.
-    pub fn harmless(&self) -> bool {
-        self.error + self.wrong + self.hang + self.missing == 0 && !self.away
-    }
 }
 
 struct Pending {

@@ -22,6 +22,8 @@ use crate::sys::Wake;
 use crate::sys::arena::{Arena, BlockSpan};
 
 const RECEIVE_BYTES_MAX: usize = 2048;
+/// `resize` is slow in a debug build.
+static ZEROS: [u8; 128 * 1024] = [0; 128 * 1024];
 
 /// What all parts of a run share.
 pub struct Shared {
@@ -142,17 +144,18 @@ impl FakeRing {
         completions.push(Completion::Accepted { listener, socket: Socket(u32::try_from(wire).unwrap()) });
     }
 
-    fn progress_receive(&mut self, place: usize, completions: &mut Vec<Completion>) -> bool {
+    fn progress_receive(&mut self, place: usize, completions: &mut Vec<Completion>) {
         let PendingReceive { id, wire, pausing } = self.receives[place];
         let mut network = self.shared.network.borrow_mut();
         let wire = &mut network.wires[wire];
         let mut random = self.shared.random.borrow_mut();
         let end = if wire.client_reset {
             Some(ReceiveEnd::PeerLost)
-        } else if !wire.to_server.is_empty() && !wire.server_shut && !(pausing && random.chance(1, 2)) {
+        } else if !(wire.to_server.is_empty() || wire.server_shut || pausing && random.chance(1, 2)) {
             let count = random.between(1, wire.to_server.len().min(RECEIVE_BYTES_MAX));
             let count = if random.chance(1, 2) { wire.to_server.len().min(RECEIVE_BYTES_MAX) } else { count };
-            let bytes: Vec<u8> = wire.to_server.drain(..count).collect();
+            let bytes = wire.to_server[..count].to_vec();
+            wire.to_server.drain(..count);
             self.next_buffer = self.next_buffer.wrapping_add(1);
             self.buffers.insert(self.next_buffer, bytes);
             let buffer = ReceiveBuffer { index: self.next_buffer, bytes: count };
@@ -169,7 +172,6 @@ impl FakeRing {
             completions.push(Completion::ReceiveEnded { id, end });
             self.receives.swap_remove(place);
         }
-        end.is_some()
     }
 
     fn progress_send(&mut self, place: usize, completions: &mut Vec<Completion>) {
@@ -194,7 +196,7 @@ impl FakeRing {
                 Source::Bytes(bytes) => wire.to_client.extend_from_slice(&bytes[..count]),
                 Source::Block(span) => {
                     let start = wire.to_client.len();
-                    wire.to_client.resize(start + count, 0);
+                    wire.to_client.extend_from_slice(&ZEROS[..count]);
                     let offset = i64::try_from(self.arena.file_offset(*span)).unwrap();
                     let into = &mut wire.to_client[start..];
                     assert_eq!(nix::sys::uio::pread(self.arena.memfd(), into, offset), Ok(count));
@@ -212,16 +214,18 @@ impl FakeRing {
             completions.push(Completion::Woken);
         }
         self.progress_accept(completions);
-        for _ in 0..self.receives.len() + self.sends.len() {
-            let (receives, sends) = (self.receives.len(), self.sends.len());
-            if receives + sends == 0 {
-                break;
-            }
-            let place = self.shared.random.borrow_mut().below(receives + sends);
-            if place < receives {
+        // Each once: one that could go on and is never looked at would pass for a standstill.
+        let receives = self.receives.iter().map(|receive| (receive.id, true));
+        let mut pending: Vec<_> = receives.chain(self.sends.iter().map(|send| (send.id, false))).collect();
+        while !pending.is_empty() {
+            let pick = self.shared.random.borrow_mut().below(pending.len());
+            let (id, receive) = pending.swap_remove(pick);
+            if receive {
+                let place = self.receives.iter().position(|receive| receive.id == id).expect("still pending");
                 self.progress_receive(place, completions);
             } else if self.shared.chance(2, 3) {
-                self.progress_send(place - receives, completions);
+                let place = self.sends.iter().position(|send| send.id == id).expect("still pending");
+                self.progress_send(place, completions);
             } else {
                 // It could have gone on, and does not yet: that is no standstill.
                 self.shared.happened();

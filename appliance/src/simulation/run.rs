@@ -138,17 +138,21 @@ impl Run {
     }
 
     fn play(mut self) -> Result<Summary, String> {
+        let mut quiet = 0;
         for round in 0..ROUNDS_MAX {
             self.interfere(round);
             let before = self.shared.activity.get();
             self.one_round()?;
-            if self.shared.activity.get() != before {
+            quiet = if self.shared.activity.get() == before { quiet + 1 } else { 0 };
+            // A timer may have set another one, which the ring hears of in the next turn only.
+            if quiet < 2 {
                 continue;
             }
             if self.clients.iter().all(|client| client.done) && self.at_rest() {
                 return self.close_accounts();
             }
             self.pass_time()?;
+            quiet = 0;
         }
         Err("it does not come to an end".to_owned())
     }
@@ -193,11 +197,10 @@ impl Run {
         next.extend(self.workers.iter_mut().filter_map(|worker| worker.ring().until));
         next.extend(self.disks.iter_mut().filter_map(|disk| disk.io().next()));
         let Some(next) = next.into_iter().filter(|next| *next > now).min() else {
-            return Err(format!(
-                "deadlock: {} connections, memory {:?}",
-                self.connections(),
-                self.memory.in_use()
-            ));
+            let until: Vec<_> = self.workers.iter_mut().map(|worker| worker.ring().until).collect();
+            let open: Vec<_> = self.workers.iter_mut().flat_map(Worker::describe).collect();
+            let in_use = self.memory.in_use();
+            return Err(format!("deadlock at {now:?}: memory {in_use:?}, {open:?}, workers until {until:?}"));
         };
         self.shared.now.set(next);
         self.shared.happened();
@@ -230,7 +233,7 @@ impl Run {
             cut: sum(|client| client.cut),
         };
         if self.harmless && (summary.refused, summary.cut) != (0, 0) {
-            return Err(format!("without any fault, not all was answered: {summary:?}"));
+            return Err(format!("without any fault, not all was answered: {summary:?} {:?}", self.counters));
         }
         Ok(summary)
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use super::run::run;
 use crate::tuning::{Plant, Planted};
 
-const SEEDS: u64 = 1_500;
+const SEEDS: u64 = 1_000;
 
 /// What went wrong with a seed, whether it was said or asserted.
 fn play(seed: u64, planted: Planted) -> Result<super::run::Summary, String> {
@@ -40,7 +40,7 @@ fn simulation_of_many_seeds_sends_no_wrong_byte_leaks_nothing_and_comes_to_an_en
     let [answered, refused, cut] = sums.map(AtomicUsize::into_inner);
     println!("{SEEDS} seeds: {answered} answers, {refused} of them refusals, {cut} cut off");
     // Else the seeds try too little of something.
-    assert!(answered > 5_000 && refused > 200 && cut > 100, "{answered} {refused} {cut}");
+    assert!(answered > 5_000 && refused > 500 && cut > 500, "{answered} {refused} {cut}");
 }
 
 #[test]
@@ -72,9 +72,4 @@ fn simulation_finds_that_checksums_are_skipped() {
 #[test]
 fn simulation_finds_that_a_short_send_is_miscounted() {
     assert!(first_finder(Plant::ShortSendMiscounted).is_some());
-}
-
-#[test]
-fn simulation_finds_a_waiter_that_is_not_taken_off_the_list() {
-    assert!(first_finder(Plant::WaiterForgotten).is_some());
 }
