@@ -1,5 +1,6 @@
 //! `oca-fill`: reads arguments and configuration, starts the library, says how it ended. Nothing else.
 
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -23,7 +24,8 @@ enum Command {
 
 fn main() -> ExitCode {
     let filter = EnvFilter::try_from_env("OCA_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let coloured = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(coloured).with_writer(std::io::stderr).init();
     let command = match parse(lexopt::Parser::from_env()) {
         Ok(command) => command,
         Err(cause) => {

@@ -98,8 +98,8 @@ fn failed(path: &Path, what: &str, cause: &io::Error) -> VolumeFault {
 }
 
 fn is_empty_folder(path: &Path) -> bool {
-    // A new filesystem of ext4 has this folder.
-    let ours = |name: &std::ffi::OsStr| name != "lost+found";
+    // A new filesystem of ext4 has a lost+found; an agent killed while it wrote the marker leaves that unfinished.
+    let ours = |name: &std::ffi::OsStr| name != "lost+found" && name != staged_name(MARKER_NAME).as_str();
     fs::read_dir(path)
         .is_ok_and(|mut entries| !entries.any(|entry| entry.is_ok_and(|e| ours(&e.file_name()))))
 }
@@ -127,12 +127,16 @@ pub fn make_folder(path: &Path) -> io::Result<()> {
 
 /// Writes a small file so that it is there whole or not at all, and lasts.
 pub fn write_whole(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let staged = folder.join(format!("{name}.tmp"));
+    let staged = folder.join(staged_name(name));
     let mut file = File::create(&staged)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&staged, folder.join(name))?;
     sync_folder(folder)
+}
+
+fn staged_name(name: &str) -> String {
+    format!("{name}.tmp")
 }
 
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
@@ -204,6 +208,8 @@ mod tests {
     #[test]
     fn an_empty_folder_becomes_a_volume_once_and_keeps_its_name() {
         let folder = tempfile::tempdir().unwrap();
+        // What a kill in the middle of making the marker leaves.
+        fs::write(folder.path().join(staged_name(MARKER_NAME)), b"{\"form").unwrap();
         let first = open(folder.path(), None).unwrap();
         let second = open(folder.path(), None).unwrap();
         assert_eq!(first.uuid, second.uuid);
