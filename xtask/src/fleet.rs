@@ -7,7 +7,7 @@
 //! ```
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -286,7 +286,7 @@ impl Fleet {
         BoxView::list(&value)
     }
 
-    /// Waits until every box serves all that the manifest asks of it; `show` is told how far it is.
+    /// Waits until every box answers and serves all that the manifest asks of it; `show` is told how far it is.
     pub fn wait_until_filled(
         &mut self,
         stop: &Stop,
@@ -299,8 +299,13 @@ impl Fleet {
             let views = self.view()?;
             show(&views.iter().map(BoxView::progress).collect::<Vec<_>>().join(" · "));
             let filled = |name: &String| views.iter().any(|view| view.name == *name && view.ready());
-            Ok(names.iter().all(filled).then_some(()))
+            Ok((names.iter().all(filled) && self.all_accept()).then_some(()))
         })
+    }
+
+    /// A report is up to two seconds old, and a server that was started again since may not be there yet.
+    fn all_accept(&self) -> bool {
+        self.plan.boxes.iter().all(|each| TcpStream::connect_timeout(&each.media, ASK).is_ok())
     }
 
     /// Asks all to stop at once, then waits for each; the control plane last.
