@@ -9,6 +9,9 @@
 //! | EIO and its like, marker missing | the volume | the 5th in a row makes it unusable; tried again later |
 //! | out of descriptors or memory | the host | this read only |
 
+#[cfg(test)]
+mod tests;
+
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;

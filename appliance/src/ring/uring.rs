@@ -66,8 +66,8 @@ pub struct UringRing {
     listeners: Vec<TcpListener>,
     sockets: Vec<Option<OwnedFd>>,
     free_sockets: Vec<u32>,
-    /// Operations that the kernel has not ended.
-    in_flight: usize,
+    /// Operations that the kernel has not ended and that were lent memory: receives and sends.
+    lent: usize,
 }
 
 impl UringRing {
@@ -98,7 +98,7 @@ impl UringRing {
             listeners: Vec::new(),
             sockets: Vec::new(),
             free_sockets: Vec::new(),
-            in_flight: 0,
+            lent: 0,
         })
     }
 
@@ -111,7 +111,6 @@ impl UringRing {
             let pushed = unsafe { queue.push(entry) };
             drop(queue);
             if pushed.is_ok() {
-                self.in_flight += 1;
                 return;
             }
             if let Err(cause) = self.ring.submitter().submit() {
@@ -129,6 +128,7 @@ impl UringRing {
     fn send(&mut self, id: OperationId, socket: Socket, start: *const u8, count: usize, flags: i32) {
         let fd = types::Fd(self.descriptor(socket).as_raw_fd());
         let length = u32::try_from(count).expect("a send is shorter than 4 GiB");
+        self.lent += 1;
         let send = opcode::Send::new(fd, start, length).flags(flags | libc::MSG_NOSIGNAL);
         self.push(&send.build().user_data(user_data(SEND, id)));
     }
@@ -145,14 +145,15 @@ impl UringRing {
 
     fn completed(&mut self, entry: &cqueue::Entry, completions: &mut Vec<Completion>) {
         let more = cqueue::more(entry.flags());
-        if !more {
-            self.in_flight -= 1;
-        }
         let data = entry.user_data();
         let low = |number: u64| u32::try_from(number & 0xffff_ffff).expect("32 bits");
         let id = OperationId { slot: low(data), generation: low(data >> 40) };
         let result = usize::try_from(entry.result()).map_err(|_| Errno::from_raw(-entry.result()));
-        match (data >> 32) & 0xff {
+        let kind = (data >> 32) & 0xff;
+        if !more && matches!(kind, RECEIVE | SEND) {
+            self.lent -= 1;
+        }
+        match kind {
             ACCEPT => self.accepted(Listener(id.slot), result, more, completions),
             RECEIVE => self.received_some(id, result, entry, completions),
             SEND => {
@@ -258,6 +259,7 @@ impl Ring for UringRing {
 
     fn receive(&mut self, id: OperationId, socket: Socket) {
         let fd = types::Fd(self.descriptor(socket).as_raw_fd());
+        self.lent += 1;
         let receive = opcode::RecvMulti::new(fd, RECEIVE_GROUP).build();
         self.push(&receive.user_data(user_data(RECEIVE, id)));
     }
@@ -326,9 +328,9 @@ impl Ring for UringRing {
 
 impl Drop for UringRing {
     fn drop(&mut self) {
-        // Accepts, polls and receives do not write to memory once the ring is closed unless they are running; sends read.
-        // Which of them are, nobody says in time: with operations in flight the memory stays for the process's life.
-        let idle = self.in_flight == 0;
+        // Closing the ring cancels what is in flight, but nobody says when that is done: what the kernel may still write to
+        // or read from then stays for the process's life.
+        let idle = self.lent == 0;
         // SAFETY: `ManuallyDrop::drop` asks that the value is not used again: this is the drop of its owner.
         #[expect(unsafe_code, reason = "the order of these drops is the contract")]
         unsafe {

@@ -66,6 +66,10 @@ impl FakeDisk {
         Self { shared, volume, faults, pending: Vec::new(), until: None }
     }
 
+    pub fn set_faults(&mut self, faults: Faults) {
+        self.faults = faults;
+    }
+
     /// When something will happen here by itself.
     pub fn next(&self) -> Option<Now> {
         self.pending.iter().map(|read| read.due).chain(self.until).min()

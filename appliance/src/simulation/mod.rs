@@ -5,8 +5,8 @@
 //! when nothing else happens, so a seed takes milliseconds whatever it waits for.
 
 mod client;
-mod disk;
-mod kernel;
+pub mod disk;
+pub mod kernel;
 pub mod random;
 mod run;
 pub mod site;

@@ -1,0 +1,126 @@
+//! What a reader puts down to whom, on a fake disk.
+
+use std::cell::{Cell, RefCell};
+
+use crossbeam_queue::ArrayQueue;
+
+use super::*;
+use crate::memory::{Acquired, Answer, Mailbox, Waiter};
+use crate::simulation::disk::{FakeDisk, Faults, SITE};
+use crate::simulation::kernel::{FakeWaker, Network, Shared};
+use crate::simulation::random::Random;
+use crate::sys::arena::Arena;
+use crate::tuning::Planted;
+
+struct Bench {
+    shared: Rc<Shared>,
+    reader: Reader<FakeDisk>,
+    memory: Arc<Memory>,
+    holdings: Arc<Holdings>,
+    answers: Arc<ArrayQueue<Answer>>,
+}
+
+fn bench(faults: Faults) -> Bench {
+    let shared = Rc::new(Shared {
+        now: Cell::new(Now(1_000_000_000)),
+        random: RefCell::new(Random::new(1)),
+        activity: Cell::new(0),
+        network: RefCell::new(Network::default()),
+    });
+    let tuning = Tuning { block_bytes: 256 * 1024, ..Tuning::default() };
+    let (arena, blocks) = Arena::new(tuning.block_bytes, 32).unwrap();
+    let answers = Arc::new(ArrayQueue::new(64));
+    let mailbox = Mailbox { answers: answers.clone(), waker: Arc::new(FakeWaker::default()) };
+    let memory = Memory::new(arena, blocks, 1, vec![mailbox], Planted::default());
+    let holdings = SITE.holdings();
+    let setup = ReaderSetup {
+        volume: VolumeIndex(0),
+        handle: DiskHandle::new(32, Arc::new(FakeWaker::default())),
+        memory: memory.clone(),
+        holdings: holdings.clone(),
+        counters: Arc::default(),
+        tuning,
+    };
+    let reader = Reader::new(setup, FakeDisk::new(shared.clone(), 0, faults));
+    Bench { shared, reader, memory, holdings, answers }
+}
+
+impl Bench {
+    /// Reads a block of the file and gives whether it came.
+    fn read(&mut self, index: u64) -> bool {
+        let file = FileRef { volume: VolumeIndex(0), number: 6, data_bytes: 1_310_720 };
+        let waiter = Waiter { worker: 0, slot: 0, wait: 0 };
+        let Acquired::Waiting(Some(order)) = self.memory.acquire(BlockKey { file, index }, waiter) else {
+            panic!("it is there, or full")
+        };
+        self.reader.setup.handle.submit(order);
+        for _ in 0..100 {
+            self.reader.turn(None);
+            if let Some(answer) = self.answers.pop() {
+                return answer.outcome.is_ok();
+            }
+            self.pass(30_000);
+        }
+        panic!("no answer came");
+    }
+
+    fn pass(&self, ms: u64) {
+        self.shared.now.set(Now(self.shared.now.get().0 + ms * 1_000_000));
+    }
+}
+
+#[test]
+fn short_reads_are_continued_until_the_block_is_whole() {
+    let mut bench = bench(Faults { short: 1000, ..Faults::default() });
+    assert!((0..5).all(|index| bench.read(index)));
+    assert!(bench.holdings.withdrawn().is_empty());
+}
+
+#[test]
+fn a_wrong_checksum_withdraws_the_file_and_not_the_volume() {
+    let mut bench = bench(Faults::default());
+    assert!(bench.read(0));
+    bench.reader.io().set_faults(Faults { wrong: 1000, ..Faults::default() });
+    assert!(!bench.read(1));
+    assert_eq!(bench.holdings.withdrawn().len(), 1);
+    assert!(bench.holdings.volume_usable(VolumeIndex(0)));
+}
+
+#[test]
+fn five_failures_in_a_row_make_the_volume_unusable_until_it_is_tried_again() {
+    let mut bench = bench(Faults { error: 1000, ..Faults::default() });
+    for _ in 0..FAILURES_MAX - 1 {
+        assert!(!bench.read(0));
+    }
+    assert!(bench.holdings.volume_usable(VolumeIndex(0)));
+    assert!(!bench.read(0));
+    assert!(!bench.holdings.volume_usable(VolumeIndex(0)));
+    assert!(bench.holdings.withdrawn().is_empty());
+
+    // Still bad when it is tried again: one failure is enough.
+    bench.pass(bench.reader.setup.tuning.volume_retry_ms);
+    bench.reader.turn(None);
+    assert!(bench.holdings.volume_usable(VolumeIndex(0)));
+    assert!(!bench.read(0));
+    assert!(!bench.holdings.volume_usable(VolumeIndex(0)));
+
+    bench.reader.io().set_faults(Faults::default());
+    bench.pass(bench.reader.setup.tuning.volume_retry_ms);
+    bench.reader.turn(None);
+    assert!(bench.read(0));
+    assert!(bench.holdings.volume_usable(VolumeIndex(0)));
+}
+
+#[test]
+fn a_volume_that_is_away_withdraws_none_of_its_files() {
+    let mut bench = bench(Faults { away: true, ..Faults::default() });
+    assert!(!bench.read(0));
+    assert!(bench.holdings.withdrawn().is_empty());
+}
+
+#[test]
+fn a_file_that_is_missing_from_a_volume_that_is_there_is_withdrawn() {
+    let mut bench = bench(Faults { missing: 1000, ..Faults::default() });
+    assert!(!bench.read(0));
+    assert_eq!(bench.holdings.withdrawn().len(), 1);
+}
