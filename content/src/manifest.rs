@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use serde::{Deserialize, Serialize};
 
 use crate::id::{ApplianceId, ClusterId, MediaPath, ObjectId};
+use crate::volume::DATA_BYTES_MAX;
 
 pub const MANIFEST_FORMAT: u32 = 1;
 
@@ -138,6 +139,9 @@ fn parse_entry(text: &[u8], line: usize, appliances: usize) -> Result<ManifestEn
     if !entry.worth.is_finite() || entry.worth < 0.0 {
         return refuse("a worth that is no finite number from zero up");
     }
+    if entry.bytes > DATA_BYTES_MAX {
+        return refuse("an object too large for any volume");
+    }
     if !entry.on.is_sorted_by(|a, b| a < b) {
         return refuse("appliances not in ascending order");
     }
@@ -184,6 +188,16 @@ mod tests {
             assert!(Manifest::parse(&flipped).is_err(), "flip at {index}");
             assert!(Manifest::parse(&bytes[..index]).is_err(), "cut at {index}");
         }
+    }
+
+    #[test]
+    fn an_entry_larger_than_any_volume_is_refused() {
+        let mut manifest = sample();
+        manifest.entries[0].bytes = u64::MAX;
+        assert!(matches!(
+            Manifest::parse(&manifest.to_bytes()),
+            Err(ManifestError::Inconsistent { line: 2, .. })
+        ));
     }
 
     #[test]

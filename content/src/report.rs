@@ -45,7 +45,8 @@ pub struct Report {
     pub boot: String,
     pub sequence: u64,
     pub health: Health,
-    /// The one resource that limits it now: `none`, `network`, `memory`, `connections`, `disk`, `server-down`.
+    /// The one resource that limits it now: `none`, `connections`, `disk`, `server-down`; `network` and `memory` once
+    /// the server measures them.
     pub limited_by: String,
     /// From 0 (full) to 1 (idle): the part of its capacity that is left.
     pub headroom: f64,

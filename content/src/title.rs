@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{ByteSpan, Extension, MediaPath, ObjectId, StreamId, Tier, TitleId};
+use crate::volume::DATA_BYTES_MAX;
 
 /// The version of the format that this library writes and the only one that it reads.
 pub const TITLE_FORMAT: u32 = 1;
@@ -170,6 +171,8 @@ impl Stream {
             "a track of the wrong file type"
         } else if self.playlist.extension != Extension::M3u8 {
             "a playlist that is no .m3u8"
+        } else if [self.track, self.playlist].iter().any(|object| object.bytes > DATA_BYTES_MAX) {
+            "an object too large for any volume"
         } else if !subtitles && (self.init.is_none() || self.index.is_none()) {
             "no init or index range"
         } else if !subtitles && [self.init, self.index].iter().flatten().any(|s| s.last() >= self.track.bytes)
@@ -242,13 +245,14 @@ pub(crate) mod tests {
 
     #[test]
     fn an_inconsistent_title_is_refused() {
-        let breakers: [fn(&mut Title); 6] = [
+        let breakers: [fn(&mut Title); 7] = [
             |t| t.format = 2,
             |t| t.streams[1].id = t.streams[0].id.clone(),
             |t| drop(t.streams.remove(0)),
             |t| t.streams[0].tier = Tier::Base,
             |t| t.streams[0].index = ByteSpan::new(0, 9_000_000),
             |t| t.streams[1].track.extension = Extension::Mp4,
+            |t| t.streams[1].track.bytes = u64::MAX,
         ];
         for (index, breaker) in breakers.into_iter().enumerate() {
             let mut title = sample();

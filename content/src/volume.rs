@@ -144,18 +144,23 @@ pub enum FooterError {
 
 /// Where in a file the footer starts: behind the data, at the next 4 KiB boundary.
 pub fn footer_offset(data_bytes: u64) -> u64 {
-    data_bytes.next_multiple_of(ALIGNMENT_BYTES)
+    aligned(data_bytes)
 }
 
 /// How long the footer is: a multiple of 4 KiB.
 pub fn footer_bytes(data_bytes: u64) -> u64 {
     let table = piece_count(data_bytes).saturating_mul(4);
-    table.saturating_add(64).next_multiple_of(ALIGNMENT_BYTES)
+    aligned(table.saturating_add(64))
 }
 
 /// The whole length of a file with this much data.
 pub fn file_bytes(data_bytes: u64) -> u64 {
     footer_offset(data_bytes).saturating_add(footer_bytes(data_bytes))
+}
+
+/// Up to the next 4 KiB boundary. Saturates: no size that a hostile file names may stop the program that reads it.
+fn aligned(bytes: u64) -> u64 {
+    bytes.checked_next_multiple_of(ALIGNMENT_BYTES).unwrap_or(u64::MAX)
 }
 
 impl Footer {
@@ -333,6 +338,13 @@ mod tests {
         }
         assert!(Footer::parse(&bytes, 999_999).is_err());
         assert!(Footer::parse(&bytes[4096..], 1_000_000).is_err());
+    }
+
+    #[test]
+    fn sizes_beyond_all_sense_saturate() {
+        assert_eq!(footer_offset(u64::MAX), u64::MAX);
+        assert_eq!(file_bytes(u64::MAX), u64::MAX);
+        assert_eq!(footer_bytes(u64::MAX) % ALIGNMENT_BYTES, 0);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use content::id::{Extension, ObjectId, TitleId};
+use content::origin as places;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, WriteMultipart};
@@ -218,7 +219,7 @@ fn is_unfinished(name: &str) -> bool {
 }
 
 fn title_path(title: &TitleId) -> Path {
-    Path::from(format!("titles/{title}/title.json"))
+    Path::from(places::title_path(title))
 }
 
 fn chunk_path(key: ObjectId) -> Path {
@@ -226,16 +227,11 @@ fn chunk_path(key: ObjectId) -> Path {
 }
 
 fn object_path(object: ObjectId, extension: Extension) -> Path {
-    named(object, extension.as_str())
+    Path::from(places::object_path(object, extension))
 }
 
 fn tree_path(object: ObjectId) -> Path {
-    named(object, "obao")
-}
-
-fn named(object: ObjectId, extension: &str) -> Path {
-    let name = object.to_string();
-    Path::from(format!("objects/{}/{name}.{extension}", &name[..2]))
+    Path::from(places::tree_path(object))
 }
 
 #[cfg(test)]

@@ -96,7 +96,9 @@ impl Offer {
     pub fn is_near_expiry(&self, now: Timestamp) -> bool {
         let life = self.expires.as_second().saturating_sub(self.received.as_second());
         let left = self.expires.as_second().saturating_sub(now.as_second());
-        left < 30.min(life / 4)
+        // A token that had ended when it came: our clock is ahead of the control plane's and says nothing. The
+        // appliance's 403 will.
+        life > 0 && left < 30.min(life / 4)
     }
 
     /// Why appliances were passed over for a stream, in a few words for people.
@@ -246,5 +248,12 @@ pub(crate) mod tests {
         offer.received = at("2026-11-23T23:59:20Z");
         assert!(!offer.is_near_expiry(at("2026-11-23T23:59:45Z")));
         assert!(offer.is_near_expiry(at("2026-11-23T23:59:51Z")));
+    }
+
+    #[test]
+    fn a_clock_that_is_ahead_renews_nothing_by_itself() {
+        let offer = Offer::check(answer(), 1, at("2026-11-25T00:00:00Z")).unwrap();
+        assert!(!offer.is_near_expiry(at("2026-11-25T00:00:01Z")));
+        assert!(!offer.is_near_expiry(at("2026-11-26T00:00:00Z")));
     }
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::checksum::crc32c;
+use crate::volume::DATA_BYTES_MAX;
 
 /// The bytes of the file. Sorts the entries; equal contents give equal bytes.
 pub fn to_bytes(mut contents: Contents) -> Result<Vec<u8>, CatalogueError> {
@@ -91,6 +92,9 @@ fn check(contents: &Contents) -> Result<(), CatalogueError> {
     }
     if contents.files.iter().any(|file| file.number >= contents.next_file) {
         return refuse("a file number that is not below the next one");
+    }
+    if contents.files.iter().any(|file| file.data_bytes > DATA_BYTES_MAX) {
+        return refuse("a file larger than any volume");
     }
     let fits = |entry: &Entry| {
         let file = usize::try_from(entry.file).ok().and_then(|index| contents.files.get(index));

@@ -10,6 +10,7 @@ use memmap2::Mmap;
 
 use super::*;
 use crate::checksum::crc32c;
+use crate::volume::DATA_BYTES_MAX;
 
 /// An open catalogue. Immutable; share it by `Arc`.
 pub struct Catalogue {
@@ -191,6 +192,9 @@ impl Catalogue {
         let volumes = u32::try_from(self.volume_count()).unwrap_or(u32::MAX);
         if self.files().any(|file| file.volume >= volumes || file.number >= self.next_file()) {
             return refuse("a file on an unknown volume or with a number past the next one");
+        }
+        if self.files().any(|file| file.data_bytes > DATA_BYTES_MAX) {
+            return refuse("a file larger than any volume");
         }
         if self.entries().count() != self.entry_count() {
             return refuse("an entry of an unknown type");
@@ -407,11 +411,12 @@ mod tests {
 
     #[test]
     fn a_wrong_catalogue_is_not_built() {
-        let breakers: [fn(&mut Contents); 4] = [
+        let breakers: [fn(&mut Contents); 5] = [
             |c| c.entries[0].key = c.entries[1].key,
             |c| c.entries[0].file = 3,
             |c| c.entries[0].bytes = 1 << 41,
             |c| c.next_file = 2,
+            |c| c.files[0].data_bytes = u64::MAX,
         ];
         for breaker in breakers {
             let mut contents = contents(5);

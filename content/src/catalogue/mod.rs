@@ -22,7 +22,7 @@ use crate::id::{CatalogueKey, Extension, ObjectId};
 use crate::volume::VolumeId;
 
 pub const CATALOGUE_FORMAT: u32 = 1;
-/// The folder on the state volume that holds generations, and the link in it that names the current one.
+/// The folder on the state volume that holds generations, and the file in it that names the current one.
 pub const CATALOGUE_FOLDER: &str = "catalogue";
 pub const CURRENT_NAME: &str = "current";
 
