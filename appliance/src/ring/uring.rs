@@ -407,3 +407,27 @@ fn send_fault(errno: Errno) -> SendFault {
 fn index(number: u32) -> usize {
     usize::try_from(number).expect("a number of 32 bits fits a usize")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_in_the_way_of_a_ring_is_named() {
+        let message = |errno| classify(io::Error::from_raw_os_error(errno)).to_string();
+        assert!(
+            message(libc::EPERM).contains("kernel.io_uring_disabled")
+                && message(libc::EPERM).contains("seccomp")
+        );
+        assert!(message(libc::ENOMEM).contains("LimitMEMLOCK"));
+        assert!(message(libc::EINVAL).contains("DEFER_TASKRUN"));
+        assert!(message(libc::ENOSYS).contains("6.1"));
+    }
+
+    #[test]
+    fn an_operation_is_known_again_by_its_user_data() {
+        let id = OperationId { slot: 4_031, generation: 0xff_ffff };
+        let data = user_data(SEND, id);
+        assert_eq!((data >> 40, (data >> 32) & 0xff, data & 0xffff_ffff), (0xff_ffff, SEND, 4_031));
+    }
+}
