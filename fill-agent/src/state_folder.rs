@@ -74,15 +74,14 @@ impl StateFolder {
         all.filter_map(|bytes| Manifest::parse(&bytes).ok()).collect()
     }
 
-    /// The one before is kept too: it has the names of what is being let go.
+    /// The one before is kept too: it has the names of what is being let go. The current one stays in its place until
+    /// the new one takes it, so a kill at any point leaves it or the new one.
     pub fn save_manifest(&self, bytes: &[u8]) -> io::Result<()> {
-        let current = self.folder.join(MANIFEST);
-        if fs::read(&current).is_ok_and(|saved| saved == bytes) {
-            return Ok(());
-        }
-        match fs::rename(&current, self.folder.join(MANIFEST_BEFORE)) {
-            Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
-            _ => {}
+        match fs::read(self.folder.join(MANIFEST)) {
+            Ok(saved) if saved == bytes => return Ok(()),
+            Ok(saved) => write_whole(&self.folder, MANIFEST_BEFORE, &saved)?,
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
+            Err(cause) => return Err(cause),
         }
         write_whole(&self.folder, MANIFEST, bytes)
     }
@@ -132,6 +131,29 @@ mod tests {
         assert!(matches!(state.lock(), Err(OperatorError::AlreadyRunning { .. })));
         drop(lock);
         state.lock().unwrap();
+    }
+
+    #[test]
+    fn a_kill_between_the_two_files_of_a_manifest_leaves_the_current_one_current() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateFolder::open(folder.path()).unwrap();
+        let manifest = |version| {
+            let cluster = "lab".parse().unwrap();
+            Manifest { cluster, version, appliances: vec![], entries: vec![] }.to_bytes()
+        };
+        state.save_manifest(&manifest(1)).unwrap();
+        state.save_manifest(&manifest(2)).unwrap();
+        // The last step cannot be done: the name that it writes under is taken.
+        fs::create_dir(folder.path().join(FOLDER).join(format!("{MANIFEST}.tmp"))).unwrap();
+        state.save_manifest(&manifest(3)).unwrap_err();
+        assert_eq!(fs::read(folder.path().join(FOLDER).join(MANIFEST)).unwrap(), manifest(2));
+        let versions = || -> Vec<_> {
+            StateFolder::manifests(folder.path()).iter().map(|manifest| manifest.version).collect()
+        };
+        assert_eq!(versions()[0], 2);
+        fs::remove_dir(folder.path().join(FOLDER).join(format!("{MANIFEST}.tmp"))).unwrap();
+        state.save_manifest(&manifest(3)).unwrap();
+        assert_eq!(versions(), [3, 2]);
     }
 
     #[test]
