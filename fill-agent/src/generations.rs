@@ -21,9 +21,12 @@ pub struct Loaded {
     pub contents: Contents,
     /// `contents` is what `current` names, undamaged.
     pub is_current: bool,
-    /// Each other generation on the disk, and the files that it names (none if it is damaged).
-    pub others: Vec<(u64, Vec<FileName>)>,
+    /// Each other generation that there is or was, and the files that it names.
+    pub others: Vec<(u64, Named)>,
 }
+
+/// The files that a generation names. None: it cannot be read, and a server that opened it earlier may serve any file.
+pub type Named = Option<Vec<FileName>>;
 
 /// Reads every generation; changes nothing.
 pub fn load(state: &Path) -> io::Result<Loaded> {
@@ -41,13 +44,19 @@ pub fn load(state: &Path) -> io::Result<Loaded> {
     } else if !generations.is_empty() {
         tracing::error!("no generation of the catalogue in {} is intact", folder.display());
     }
+    // Its number was given away even if its file is gone, and a server may still have the file open.
+    let gone = current.filter(|current| !generations.contains(current));
+    if let Some(gone) = gone {
+        tracing::error!("{} names generation {gone:x}, which is not there", folder.join(CURRENT_NAME).display());
+    }
     for generation in generations.into_iter().filter(|other| *other != loaded.contents.generation) {
         let named = read(&folder, generation).map(|contents| {
             loaded.contents.next_file = loaded.contents.next_file.max(contents.next_file);
             contents.files.iter().filter_map(|file| name_of(&contents, file)).collect()
         });
-        loaded.others.push((generation, named.unwrap_or_default()));
+        loaded.others.push((generation, named));
     }
+    loaded.others.extend(gone.map(|gone| (gone, None)));
     Ok(loaded)
 }
 
@@ -152,7 +161,8 @@ mod tests {
         fs::write(&path, bytes).unwrap();
         let loaded = load(state.path()).unwrap();
         assert_eq!((loaded.contents.generation, loaded.is_current), (2, false));
-        assert_eq!(loaded.others[0], (3, vec![]));
+        assert_eq!(loaded.others[0], (3, None), "what it named is not known");
+        assert_eq!(loaded.others[1].1.as_ref().map(Vec::len), Some(1));
         fs::write(state.path().join(CATALOGUE_FOLDER).join(CURRENT_NAME), b"nonsense").unwrap();
         assert_eq!(load(state.path()).unwrap().contents.generation, 2);
     }
@@ -165,7 +175,20 @@ mod tests {
         fs::write(state.path().join(CATALOGUE_FOLDER).join(generation_name(7)), b"rubbish").unwrap();
         let loaded = load(state.path()).unwrap();
         assert_eq!(loaded.contents, Contents::default());
-        assert_eq!(loaded.others, [(7, vec![])]);
+        assert_eq!(loaded.others, [(7, None)]);
+    }
+
+    #[test]
+    fn the_number_of_a_current_generation_whose_file_is_gone_is_not_given_away_again() {
+        let state = tempfile::tempdir().unwrap();
+        for generation in [1, 2] {
+            publish(state.path(), contents(generation)).unwrap();
+        }
+        fs::remove_file(state.path().join(CATALOGUE_FOLDER).join(generation_name(2))).unwrap();
+        let loaded = load(state.path()).unwrap();
+        assert_eq!((loaded.contents.generation, loaded.is_current), (1, false));
+        let mut shelf = crate::shelf::Shelf::new(&loaded.contents, &loaded.others);
+        assert_eq!(shelf.next_generation(&Contents::default()).unwrap().generation, 3);
     }
 
     #[test]

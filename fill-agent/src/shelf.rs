@@ -6,10 +6,12 @@
 //!   held   complete, verified, the catalogue's (or about to be)
 //!     │ the manifest drops it, the server withdraws it, its volume is lost
 //!     v
-//!   spare  complete; `last_generation` is the newest generation that names it (0: none ever did)
+//!   spare  complete; `last_generation` is the newest generation known to name it (0: none)
 //!     │ wanted again and not condemned: checked in full, then held again
 //!     └ else unlinked, as soon as the server uses only newer generations
 //! ```
+//!
+//! A generation that cannot be read may name any file: until the server uses only newer ones, none is unlinked.
 
 use std::collections::btree_map::Entry as MapEntry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +22,7 @@ use content::id::{CatalogueKey, Extension, ObjectId};
 use content::volume::VolumeId;
 
 use crate::desired::Desired;
+use crate::generations::Named;
 use crate::plan::Held;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,19 +50,32 @@ pub struct Shelf {
     spare: BTreeMap<FileName, Spare>,
     /// The newest generation that exists, readable or not.
     generation: u64,
+    /// Generations of earlier starts whose files are known; those of this start are all above `first`.
+    readable: BTreeSet<u64>,
+    first: u64,
+    /// The newest generation of which it is not known what it names; 0: none.
+    unreadable: u64,
     next_file: u64,
     changed: bool,
 }
 
 impl Shelf {
     /// From the catalogue that is served, and which files each other generation on the disk names.
-    pub fn new(current: &Contents, others: &[(u64, Vec<FileName>)]) -> Self {
+    pub fn new(current: &Contents, others: &[(u64, Named)]) -> Self {
         let mut shelf = Self { next_file: current.next_file.max(1), ..Self::default() };
         shelf.generation =
             others.iter().map(|(generation, _)| *generation).fold(current.generation, u64::max);
+        shelf.first = shelf.generation;
+        shelf.readable.insert(current.generation);
         current.entries.iter().for_each(|entry| shelf.take_entry(current, entry));
         for (generation, files) in others {
-            files.iter().for_each(|file| shelf.take_old(*generation, file));
+            match files {
+                Some(files) => {
+                    shelf.readable.insert(*generation);
+                    files.iter().for_each(|file| shelf.take_old(*generation, file));
+                }
+                None => shelf.unreadable = shelf.unreadable.max(*generation),
+            }
         }
         let named: Vec<_> = current.files.iter().filter_map(|file| name_of(current, file)).collect();
         named.iter().for_each(|file| shelf.take_old(current.generation, file));
@@ -128,8 +144,12 @@ impl Shelf {
         self.next_file = self.next_file.max(number.saturating_add(1));
     }
 
-    /// What the server says it serves; ours is never below.
-    pub fn generations_above(&mut self, generation: u64) {
+    /// A generation that the server says it uses; ours is never below. The state folder may have lost it.
+    pub fn in_use(&mut self, generation: u64) {
+        let ours = self.first < generation && generation <= self.generation;
+        if generation != 0 && !ours && !self.readable.contains(&generation) {
+            self.unreadable = self.unreadable.max(generation);
+        }
         self.generation = self.generation.max(generation);
     }
 
@@ -224,10 +244,11 @@ impl Shelf {
     }
 
     /// What may be unlinked: spare, not waiting to be held again, and named only by generations older than the oldest
-    /// that a request of the server still uses. `oldest_in_use` is None while the server does not answer.
+    /// that a request of the server still uses. `oldest_in_use` is None while the server does not answer or uses none.
     pub fn unlinkable(&self, oldest_in_use: Option<u64>, desired: &Desired) -> Vec<FileName> {
         let unused = |spare: &Spare| {
-            spare.last_generation == 0 || oldest_in_use.is_some_and(|oldest| spare.last_generation < oldest)
+            let last = spare.last_generation.max(self.unreadable);
+            last == 0 || oldest_in_use.is_some_and(|oldest| last < oldest)
         };
         let useless = |spare: &Spare| {
             let awaited = |object: &ObjectId| desired.wants(object) && !self.holds(object);
@@ -292,4 +313,38 @@ impl Shelf {
 pub fn name_of(contents: &Contents, file: &FileRecord) -> Option<FileName> {
     let uuid = usize::try_from(file.volume).ok().and_then(|index| contents.volumes.get(index))?;
     Some(FileName { uuid: *uuid, file: file.number })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STRANGER: FileName = FileName { uuid: VolumeId([1; 16]), file: 4 };
+
+    /// Whether a file that nothing is known to name may be unlinked.
+    fn goes(shelf: &Shelf, oldest_in_use: Option<u64>) -> bool {
+        shelf.unlinkable(oldest_in_use, &Desired::default()) == [STRANGER]
+    }
+
+    #[test]
+    fn a_stranger_stays_while_a_generation_that_cannot_be_read_may_name_it() {
+        let mut shelf = Shelf::new(&Contents::default(), &[(2, Some(vec![])), (3, None)]);
+        shelf.found(STRANGER, None, 10);
+        assert_eq!([None, Some(2), Some(3), Some(4)].map(|oldest| goes(&shelf, oldest)), [
+            false, false, false, true
+        ]);
+    }
+
+    #[test]
+    fn a_stranger_stays_while_the_server_uses_a_generation_that_the_state_folder_lost() {
+        let mut shelf = Shelf::new(&Contents::default(), &[(2, Some(vec![]))]);
+        shelf.found(STRANGER, None, 10);
+        shelf.in_use(2);
+        assert!(goes(&shelf, Some(2)), "it is known not to name it");
+        shelf.in_use(7);
+        assert!(!goes(&shelf, Some(7)));
+        let next = shelf.next_generation(&Contents::default()).unwrap().generation;
+        shelf.in_use(next);
+        assert!(goes(&shelf, Some(next)));
+    }
 }

@@ -201,7 +201,9 @@ impl Core {
         }
         self.server = server;
         let Some(status) = &self.server else { return };
-        self.shelf.generations_above(status.generation);
+        self.publish.heard = true;
+        self.shelf.in_use(status.oldest_in_use);
+        self.shelf.in_use(status.generation);
         if status.generation > self.publish.current.generation {
             // The state folder is older than what is served: go on above it.
             self.publish.urgent = true;

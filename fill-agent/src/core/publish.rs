@@ -33,6 +33,8 @@ pub(super) struct State {
     last_tidy: u64,
     /// Older generations than this were removed.
     tidied: u64,
+    /// The server has said once what it uses.
+    pub heard: bool,
     /// The server refused a generation; cleared when it serves one that is newer.
     pub refused: bool,
     /// The newest on the disk, and the one before it: what the server serves is one of them, or is unknown.
@@ -51,6 +53,7 @@ impl State {
             last_ms: 0,
             last_tidy: 0,
             tidied: 0,
+            heard: false,
             refused: false,
             current: loaded.contents,
             before: Contents::default(),
@@ -162,12 +165,13 @@ impl Core {
         }
     }
 
-    /// Nothing is unlinked before the manifest is known and what lies on the volumes has been seen.
+    /// Nothing is unlinked before the manifest is known, what lies on the volumes has been seen, and the server has
+    /// said what it uses.
     fn unlink(&mut self, now: Now, actions: &mut Vec<Action>) {
         if !self.volumes.settled() || now.ms < self.publish.last_tidy.saturating_add(TIDY_EVERY_MS) {
             return;
         }
-        let Some(desired) = &self.control.desired else { return };
+        let Some(desired) = self.control.desired.as_ref().filter(|_| self.publish.heard) else { return };
         self.publish.last_tidy = now.ms;
         let oldest = self.server.as_ref().filter(|status| status.generation != 0).map(|s| s.oldest_in_use);
         let files = self.shelf.unlinkable(oldest, desired);

@@ -185,10 +185,18 @@ impl World {
         let mut contents = others.pop().unwrap_or_default();
         self.block += 10_000;
         contents.next_file = contents.next_file.max(self.block);
-        let names = |c: &Contents| c.files.iter().filter_map(|file| name_of(c, file)).collect();
-        let others = others.iter().map(|c| (c.generation, names(c))).collect();
+        // The newest cannot be read any more, though the server has it open.
+        let damaged = (self.random.one_in(4) && !others.is_empty()).then_some(contents.generation);
+        if damaged.is_some() {
+            let next_file = contents.next_file;
+            contents = Contents { next_file, ..others.pop().unwrap() };
+        }
+        let names = |c: &Contents| Some(files_of(c));
+        let mut others: Vec<_> = others.iter().map(|c| (c.generation, names(c))).collect();
+        others.extend(damaged.map(|generation| (generation, None)));
         let saved = self.saved.clone().filter(|_| !self.random.one_in(4));
-        self.core = new_core(Loaded { contents, is_current: true, others }, saved.as_ref());
+        let loaded = Loaded { contents, is_current: damaged.is_none(), others };
+        self.core = new_core(loaded, saved.as_ref());
     }
 
     fn served(&self) -> Vec<FileName> {
