@@ -27,7 +27,7 @@ pub const FULL_HEADROOM: f64 = 0.02;
 /// Why an appliance is not offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
-    /// It has not reported for [`SILENT_AFTER`].
+    /// It has not reported for [`SILENT_AFTER`], or nobody can tell because the clock was set back.
     Silent,
     /// It says that it must be offered to nobody.
     Health,
@@ -76,8 +76,9 @@ pub struct Ranking<'a> {
 /// Whether an appliance may be offered at all; `Ok` carries its headroom, above [`FULL_HEADROOM`].
 pub fn fitness(appliance: &Appliance, now: Timestamp) -> Result<f64, Reason> {
     let live = appliance.live.as_ref().ok_or(Reason::Silent)?;
-    // An old report proves nothing, so silence is judged before all that the report says.
-    if now.duration_since(live.received) > SILENT_AFTER {
+    // An old report proves nothing, so silence is judged before all that the report says. One from the future is as old
+    // as it can be: the wall's clock was set back since, and its age is not known any more.
+    if now.duration_since(live.received).abs() > SILENT_AFTER {
         return Err(Reason::Silent);
     }
     // `server` is none while the segment server does not answer its own agent.
@@ -184,6 +185,8 @@ mod tests {
         assert_eq!(reason(|one| one.age_s = Some(6)), None);
         assert_eq!(reason(|one| one.age_s = Some(7)), Some("silent"));
         assert_eq!(reason(|one| one.age_s = None), Some("silent"));
+        assert_eq!(reason(|one| one.age_s = Some(-6)), None);
+        assert_eq!(reason(|one| one.age_s = Some(-7)), Some("silent"), "the clock was set back since");
         assert_eq!(reason(|one| one.health = Health::Degraded), None);
         assert_eq!(reason(|one| one.health = Health::Failed), Some("health"));
         assert_eq!(reason(|one| one.server_down = true), Some("health"));
