@@ -168,15 +168,20 @@ fn check_public_url(wrong: &Wrong<'_>, url: String) -> Result<String, ConfigErro
     if is_base_url(&url) {
         return Ok(url);
     }
-    let cure = "give http://HOST:PORT or https://HOST, as players and agents reach it";
+    let cure = if url.starts_with("https://") {
+        "give http://HOST:PORT; agents and oca-play do not speak TLS yet"
+    } else {
+        "give http://HOST:PORT, as players and agents reach it"
+    };
     Err(wrong.value("public_url", format!("{url:?} is no address of that form"), cure))
 }
 
-/// `http://host:port` or `https://…` with nothing that would break out of a URL, a playlist's quotes or a log line.
+/// `http://host:port` with nothing that would break out of a URL, a playlist's quotes or a log line. Not `https://`: the
+/// agents and `oca-play` speak plain HTTP only, so a fleet behind such an address could neither fill nor be played from.
 pub fn is_base_url(url: &str) -> bool {
-    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':' | b'[' | b']');
-    rest.is_some_and(|rest| (1..=200).contains(&rest.len()) && rest.bytes().all(allowed))
+    url.strip_prefix("http://")
+        .is_some_and(|rest| (1..=200).contains(&rest.len()) && rest.bytes().all(allowed))
 }
 
 fn read_secret(wrong: &Wrong<'_>, key: &'static str, path: &Path) -> Result<Secret, ConfigError> {
@@ -340,6 +345,13 @@ title = "film"
             (GOOD.replace("listen", "lisen"), TERMS.to_owned(), key, "control.toml", "lisen"),
             (GOOD.replace(":8000\"", "\""), TERMS.to_owned(), key, "control.toml", "`listen`"),
             (GOOD.replace("http://", "ftp://"), TERMS.to_owned(), key, "control.toml", "`public_url`"),
+            (
+                GOOD.replace("http://", "https://"),
+                TERMS.to_owned(),
+                key,
+                "control.toml",
+                "do not speak TLS yet",
+            ),
             (
                 GOOD.replace("127.0.0.1:8000\"\npublic_url = \"http://127.0.0.1:8000/\"", "0.0.0.0:8000\""),
                 TERMS.to_owned(),

@@ -106,6 +106,7 @@ fn an_agent_and_an_operator_are_told_what_is_wrong_with_theirs() {
         case("POST", "/v1/agent/register", 401, "key").body(registration("lab", "http://x:1")),
         register(404, "unknown-cluster").body(registration("moon", "http://x:1")),
         register(400, "malformed-request").body(registration("lab", "http://x:1/")),
+        register(400, "malformed-request").body(registration("lab", "https://x:1")),
         register(400, "malformed-request").body(registration("lab", "http://x\"y")),
         reports(404, "unknown-appliance").body(report("stranger", 1)),
         reports(400, "malformed-request").body(loud),
