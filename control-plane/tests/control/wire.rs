@@ -59,7 +59,10 @@ fn pipelined_requests_are_answered_in_order() {
     let world = World::with(&[]);
     let one = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
     let last = "GET /v3 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-    let answer = exchange(&world, format!("{}{}{last}", one("/v1/health"), one("/v2")).as_bytes());
+    let mut stream = connect(&world);
+    stream.write_all(format!("{}{}{last}", one("/v1/health"), one("/v2")).as_bytes()).unwrap();
+    // Not half-closed: hyper takes a client that ends its side for gone, and may leave the last answers out.
+    let answer = read_all(&mut stream);
     let places = ["\"status\":\"ok\"", "nothing at /v2", "nothing at /v3"].map(|text| answer.find(text));
     assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{places:?} in {answer}");
 }
