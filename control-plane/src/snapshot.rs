@@ -49,6 +49,9 @@ pub struct StreamKeys {
 pub struct KnownManifest {
     pub manifest: Manifest,
     pub bytes: Arc<[u8]>,
+    /// A strong ETag: the version and a digest of the bytes, because an origin that was replaced counts its versions from
+    /// the start again.
+    pub tag: String,
     ordinals: HashMap<CatalogueKey, u32>,
 }
 
@@ -91,9 +94,10 @@ fn path(title: &TitleId, tier: Tier, object: ObjectId, extension: Extension) -> 
 
 impl KnownManifest {
     pub fn new(manifest: Manifest) -> Self {
-        let bytes = manifest.to_bytes().into();
+        let bytes: Arc<[u8]> = manifest.to_bytes().into();
+        let tag = format!("\"{}-{}\"", manifest.version, &blake3::hash(&bytes).to_hex()[..32]);
         let ordinals = manifest.entries.iter().map(|entry| entry.path.key()).zip(0..).collect();
-        Self { manifest, bytes, ordinals }
+        Self { manifest, bytes, tag, ordinals }
     }
 
     pub fn ordinal(&self, key: CatalogueKey) -> Option<u32> {

@@ -58,7 +58,7 @@ pub(super) async fn register(
         return Err(Refusal::UnknownCluster(registration.cluster.to_string()).into());
     }
     if !is_base_url(&registration.base_url) || registration.version.len() > 64 {
-        let why = "base_url must be http://HOST:PORT without a slash at the end, version at most 64 bytes";
+        let why = "base_url must be http://HOST:PORT (not https yet) without a slash at the end, version at most 64 bytes";
         return Err(Refusal::Malformed(why.to_owned()).into());
     }
     let (appliance, cluster) = (registration.appliance.clone(), registration.cluster.clone());
@@ -93,7 +93,7 @@ pub(super) async fn report(
     Ok(Json(control.accept(report, clock::now())?))
 }
 
-/// The newest manifest of a cluster: lines of JSON, with a seal. Its version is its ETag.
+/// The newest manifest of a cluster: lines of JSON, with a seal. Its ETag changes with its version and with its content.
 #[utoipa::path(
     get, path = "/v1/agent/clusters/{cluster}/manifest", tag = "agents", security(("agent" = [])),
     params(("cluster" = String, Path), ("If-None-Match" = Option<String>, Header)),
@@ -115,9 +115,8 @@ pub(super) async fn manifest(
         return Err(Refusal::UnknownCluster(cluster.to_string()).into());
     }
     let known = snapshot.manifest(&cluster).ok_or_else(|| Refusal::NoManifest(cluster.to_string()))?;
-    let tag = format!("\"{}\"", known.manifest.version);
-    let same = matches_tag(&headers, &tag);
-    let tag = HeaderValue::from_str(&tag).expect("a number in quotes is a header value");
+    let same = matches_tag(&headers, &known.tag);
+    let tag = HeaderValue::from_str(&known.tag).expect("digits and letters in quotes are a header value");
     if same {
         return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
     }
