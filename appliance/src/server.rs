@@ -72,7 +72,7 @@ impl Server {
 
     /// Finish what runs, take nothing new.
     pub fn drain(&self) {
-        self.service.drain(true);
+        self.service.drain_for_good();
     }
 
     pub fn connections(&self) -> u64 {

@@ -6,19 +6,23 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use content::box_config::BoxConfig;
-use content::control_socket::{FileName, PublicKey, ServedVolume, ServerAnswer, ServerRequest, ServerStatus};
+use content::catalogue::file::Catalogue;
+use content::control_socket::{
+    FileName, PublicKey, ServedVolume, ServerAnswer, ServerRequest, ServerStatus, WITHDRAWN_MAX,
+};
 use content::report::ServerFigures;
 use content::token::KeyRing;
 use serde::Serialize;
 
 use crate::clock::Now;
 use crate::config::read_marker;
+use crate::disk::READS_MAX;
 use crate::holdings::{Holdings, VolumeIndex};
 use crate::metrics::{Gauges, Metrics, Totals, VolumeTotals};
 use crate::{generations, keys};
 
-/// Reads that a volume has in flight when it counts as full.
-const DISK_DEPTH_FULL: f64 = 16.0;
+/// So often a publication starts over because `current` moved on while a generation was loaded.
+const LOADS_MAX: usize = 3;
 /// A resource that is used less than this does not limit anything.
 const LIMITING_FROM: f64 = 0.8;
 
@@ -27,6 +31,8 @@ pub struct Service {
     pub holdings: Arc<Holdings>,
     pub metrics: Metrics,
     started: Now,
+    /// The program ends: no agent lifts the drain any more.
+    stopping: Mutex<bool>,
     pace: Mutex<Pace>,
     /// One publication at a time.
     publishing: Mutex<()>,
@@ -41,7 +47,7 @@ struct Pace {
     totals: Totals,
     volumes: Vec<VolumeTotals>,
     rate_bps: u64,
-    /// By volume: median time of a read in µs, and mean number of reads in flight.
+    /// By volume: median time of a read in µs, and mean number of reads that wait or are in flight.
     disks: Vec<(u64, f64)>,
 }
 
@@ -86,7 +92,8 @@ impl Service {
         wake: Box<dyn Fn() + Send + Sync>,
     ) -> Self {
         let pace = Mutex::new(Pace { at: started, ..Pace::default() });
-        Self { config, holdings, metrics, started, pace, publishing: Mutex::default(), wake }
+        let (stopping, publishing) = (Mutex::default(), Mutex::default());
+        Self { config, holdings, metrics, started, stopping, pace, publishing, wake }
     }
 
     /// Does what the agent asks. May read the state volume for seconds.
@@ -111,22 +118,37 @@ impl Service {
 
     fn publish(&self, generation: u64) -> Result<(), String> {
         let _one_at_a_time = lock(&self.publishing);
-        let state = &self.config.state;
-        if generations::current(state) != Some(generation) {
-            return Err(format!("`current` does not name generation {generation}"));
-        }
-        if self.holdings.current().number() == generation {
-            return Ok(());
-        }
-        let catalogue = generations::load(state, generation);
-        let catalogue = catalogue.map_err(|cause| format!("generation {generation}: {cause}"))?;
+        let Some(catalogue) = self.load_from(generation)? else { return Ok(()) };
         // An agent makes its volumes shortly before it first publishes.
         self.find_new_volumes();
-        let entries = catalogue.entry_count();
+        let (generation, entries) = (catalogue.generation(), catalogue.entry_count());
         self.holdings.publish(catalogue);
         (self.wake)();
         tracing::info!(generation, entries, "serving a new generation");
         Ok(())
+    }
+
+    /// What `current` names: the generation asked for, or a later one that the agent has published meanwhile. None: it
+    /// is served already.
+    fn load_from(&self, asked: u64) -> Result<Option<Catalogue>, String> {
+        let state = &self.config.state;
+        let mut reason = String::new();
+        for _ in 0..LOADS_MAX {
+            let Some(named) = generations::current(state).filter(|named| *named >= asked) else {
+                return Err(format!("`current` does not name generation {asked}"));
+            };
+            if self.holdings.current().number() == named {
+                return Ok(None);
+            }
+            match generations::load(state, named) {
+                Ok(catalogue) => return Ok(Some(catalogue)),
+                Err(cause) => reason = format!("generation {named}: {cause}"),
+            }
+            if generations::current(state) == Some(named) {
+                break;
+            }
+        }
+        Err(reason)
     }
 
     /// Only volumes that were never seen are looked at: one that is gone may hang.
@@ -144,7 +166,15 @@ impl Service {
         (0..u16::MAX).map(VolumeIndex).zip(&self.config.volumes)
     }
 
+    /// The program ends: drains, and stays so whatever the agent says.
+    pub fn drain_for_good(&self) {
+        *lock(&self.stopping) = true;
+        self.drain(true);
+    }
+
     pub fn drain(&self, on: bool) {
+        let stopping = lock(&self.stopping);
+        let on = on || *stopping;
         if self.holdings.draining() != on {
             tracing::info!(on, "draining");
         }
@@ -203,13 +233,15 @@ impl Service {
                 read_latency_us: pace.disks.get(place).map_or(0, |disk| disk.0),
             })
         };
-        let withdrawn = self.holdings.withdrawn().into_iter().map(|(uuid, file)| FileName { uuid, file });
+        // In order, so that the rest is told once these are refilled.
+        let withdrawn = self.holdings.withdrawn().into_iter().take(WITHDRAWN_MAX);
+        let withdrawn = withdrawn.map(|(uuid, file)| FileName { uuid, file });
         ServerStatus {
             // First: a generation published in between makes this older, never the wrong way round.
             oldest_in_use: self.holdings.oldest_in_use(),
             generation: self.holdings.current().number(),
             draining: self.holdings.draining(),
-            token_keys: u64::try_from(self.holdings.keys().len()).unwrap_or(u64::MAX),
+            token_keys: count(self.holdings.keys().len()),
             withdrawn: withdrawn.collect(),
             volumes: volumes.filter_map(served).collect(),
             limited_by: limited_by.to_owned(),
@@ -237,11 +269,12 @@ impl Service {
 
     /// The resource nearest to its limit, and what is left of it. What the link carries is not known here.
     fn limit(&self) -> (&'static str, f64) {
-        let workers = u64::try_from(self.metrics.workers.len()).unwrap_or(u64::MAX);
-        let most = u64::try_from(self.config.server.limits.connections_max).unwrap_or(u64::MAX);
+        let workers = count(self.metrics.workers.len());
+        let most = count(self.config.server.limits.connections_max);
         let connections = ratio(self.metrics.totals().connections, most.saturating_mul(workers));
         let busiest = lock(&self.pace).disks.iter().map(|disk| disk.1).fold(0.0, f64::max);
-        let disk = busiest / DISK_DEPTH_FULL;
+        // As many as the disk takes at a time: more wait in its queue.
+        let disk = busiest / ratio(count(READS_MAX), 1);
         let (name, used) = if disk > connections { ("disk", disk) } else { ("connections", connections) };
         (if used >= LIMITING_FROM { name } else { "none" }, (1.0 - used).clamp(0.0, 1.0))
     }
@@ -280,7 +313,6 @@ impl Service {
         let usable = |(index, volume): (VolumeIndex, &content::box_config::VolumeConfig)| {
             (volume.path.display().to_string(), self.holdings.volume_usable(index))
         };
-        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         self.metrics.exposition(&Gauges {
             uptime_ms: self.uptime_ms(now),
             generation: self.holdings.current().number(),
@@ -310,6 +342,10 @@ fn ratio(part: u64, whole: u64) -> f64 {
     part as f64 / whole.max(1) as f64
 }
 
+fn count(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -319,6 +355,7 @@ mod tests {
     use std::path::Path;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use content::catalogue::{CATALOGUE_FOLDER, CURRENT_NAME, Contents, FileRecord, build, generation_name};
     use content::volume::VolumeId;
 
     use super::*;
@@ -362,8 +399,8 @@ mod tests {
         }
         let status = service.status(Now(4 * SECOND));
         assert!(status.limited_by == "connections" && status.headroom < 0.11, "{}", status.headroom);
-        // Twenty reads in flight all second long.
-        (0..20).for_each(|_| service.metrics.volumes[0].read_done(2 << 20, 1_000_000));
+        // As many reads in flight all second long as the disk takes.
+        (0..READS_MAX).for_each(|_| service.metrics.volumes[0].read_done(2 << 20, 1_000_000));
         service.sample(Now(4 * SECOND));
         let status = service.status(Now(4 * SECOND));
         assert_eq!((status.limited_by.as_str(), status.headroom), ("disk", 0.0));
@@ -398,6 +435,56 @@ mod tests {
         assert_eq!(wakes.load(Ordering::Relaxed), 0);
         service.answer(ServerRequest::Drain { on: true }, Now(0));
         assert_eq!(wakes.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn an_agent_does_not_lift_the_drain_of_a_server_that_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let service = service(folder.path(), &Arc::default());
+        let lift = || {
+            service.answer(ServerRequest::Drain { on: false }, Now(0));
+            service.holdings.draining()
+        };
+        service.drain(true);
+        assert!(!lift());
+        service.drain_for_good();
+        assert!(lift());
+    }
+
+    fn write(state: &Path, generation: u64, files: u64) {
+        let file = |number| FileRecord { number, data_bytes: 1, volume: 0 };
+        let (volumes, files) = (vec![VolumeId([1; 16])], (0..files).map(file).collect());
+        let contents = Contents { generation, next_file: 10_000, volumes, files, entries: vec![] };
+        let folder = state.join(CATALOGUE_FOLDER);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join(generation_name(generation)), build::to_bytes(contents).unwrap()).unwrap();
+        std::fs::write(folder.join(CURRENT_NAME), generation_name(generation) + "\n").unwrap();
+    }
+
+    #[test]
+    fn a_publication_takes_what_current_names_when_that_is_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let service = service(folder.path(), &Arc::default());
+        [1, 2, 3].into_iter().for_each(|generation| write(folder.path(), generation, 1));
+        let publish = |generation| service.answer(ServerRequest::Publish { generation }, Now(0));
+        for generation in [1, 3, 2] {
+            let ServerAnswer::Status(status) = publish(generation) else { panic!("{generation} is refused") };
+            assert_eq!(status.generation, 3);
+        }
+        assert!(matches!(publish(4), ServerAnswer::Refused { .. }));
+    }
+
+    #[test]
+    fn a_status_fits_its_line_however_many_files_are_withdrawn() {
+        let folder = tempfile::tempdir().unwrap();
+        let service = service(folder.path(), &Arc::default());
+        write(folder.path(), 1, 1_500);
+        service.answer(ServerRequest::Publish { generation: 1 }, Now(0));
+        let file = |number| FileRef { volume: VolumeIndex(0), number, data_bytes: 1 };
+        (0..1_500).for_each(|number| service.holdings.withdraw(file(number)));
+        let told = service.status(Now(0)).withdrawn;
+        assert_eq!((told.len(), told[0].file), (WITHDRAWN_MAX, 0));
+        assert_eq!(service.holdings.withdrawn().len(), 1_500);
     }
 
     #[test]

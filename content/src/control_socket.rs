@@ -9,6 +9,8 @@ use crate::report::ServerFigures;
 use crate::volume::VolumeId;
 
 pub const LINE_BYTES_MAX: usize = 1 << 20;
+/// At most so many withdrawn files are named in one answer, each in about 70 bytes: it must fit a line.
+pub const WITHDRAWN_MAX: usize = 1_000;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case", deny_unknown_fields)]
@@ -50,7 +52,8 @@ pub struct ServerStatus {
     pub draining: bool,
     /// How many token keys it has.
     pub token_keys: u64,
-    /// Files withdrawn for a bad block: refill them under a new name.
+    /// Files withdrawn for a bad block: refill them under a new name. The first [`WITHDRAWN_MAX`] in order; the others
+    /// follow once these are gone.
     pub withdrawn: Vec<FileName>,
     pub volumes: Vec<ServedVolume>,
     /// The resource nearest to its limit: see `Report::limited_by`.
