@@ -19,8 +19,9 @@ pub struct Wanted {
 pub struct Desired {
     pub version: u64,
     pub objects: BTreeMap<ObjectId, Wanted>,
-    /// Paths whose size differs from what an earlier line says of the same object; they are not asked for.
-    pub contradictions: Vec<MediaPath>,
+    /// Paths whose size differs from what an earlier line says of the same object, with their ordinals: they are not
+    /// pulled and are reported as missing.
+    pub contradictions: Vec<(u32, MediaPath)>,
 }
 
 impl Desired {
@@ -37,7 +38,7 @@ impl Desired {
             if wanted.bytes == entry.bytes {
                 wanted.paths.push((ordinal, entry.path.clone()));
             } else {
-                desired.contradictions.push(entry.path.clone());
+                desired.contradictions.push((ordinal, entry.path.clone()));
             }
         }
         desired
@@ -45,6 +46,11 @@ impl Desired {
 
     pub fn wants(&self, object: &ObjectId) -> bool {
         self.objects.contains_key(object)
+    }
+
+    /// Every path that the manifest asks of this appliance and that may be served, with its ordinal.
+    pub fn paths(&self) -> impl Iterator<Item = &(u32, MediaPath)> {
+        self.objects.values().flat_map(|wanted| &wanted.paths)
     }
 
     /// The most worthwhile first.
@@ -84,7 +90,8 @@ mod tests {
         assert_eq!(desired.objects.len(), 1);
         let ordinals: Vec<_> = desired.objects[&x].paths.iter().map(|(ordinal, _)| *ordinal).collect();
         assert_eq!((desired.objects[&x].rank, ordinals), (1, vec![1, 2]));
-        assert_eq!(desired.contradictions.len(), 1);
+        let contradicting: Vec<_> = desired.contradictions.iter().map(|(ordinal, _)| *ordinal).collect();
+        assert_eq!(contradicting, [3]);
         assert!(Desired::of(&manifest, &"box-c".parse().unwrap()).objects.is_empty());
     }
 }

@@ -224,8 +224,8 @@ impl Shelf {
 
     /// Names what the manifest asks for, and nothing else; lets go what it does not ask for.
     pub fn align(&mut self, desired: &Desired) {
-        let paths = desired.objects.values().flat_map(|wanted| &wanted.paths);
-        let names: BTreeMap<_, _> = paths
+        let names: BTreeMap<_, _> = desired
+            .paths()
             .map(|(_, path)| (path.key(), Name { object: path.object, extension: path.extension }))
             .collect();
         if names != self.names {

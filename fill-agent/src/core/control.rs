@@ -22,16 +22,17 @@ pub(super) struct State {
     pub report: Retry,
     pub report_every_ms: u64,
     orders: Option<Orders>,
+    /// Of the manifest at hand, as it came: only the control plane knows what it means.
     etag: Option<String>,
     manifest: Retry,
-    /// The manifest is known to be what the control plane has now.
+    /// The manifest was asked for since the last reason to ask.
     manifest_fresh: bool,
     pub desired: Option<Desired>,
     keys: Option<TokenKeys>,
     fetch_keys: Retry,
     keys_fresh: bool,
     hand_keys: Retry,
-    /// What the server was given since it last said that it has none.
+    /// What this process of the server was given.
     handed: Option<Vec<PublicKey>>,
     drain: Retry,
 }
@@ -56,6 +57,8 @@ impl Core {
         }
         if control.registered && !control.manifest_fresh && control.manifest.ready(now) {
             control.manifest.begin();
+            // Not at the answer: a reason that comes in between asks once more.
+            control.manifest_fresh = true;
             actions.push(Action::FetchManifest { etag: control.etag.clone() });
         }
         if control.registered && !control.keys_fresh && control.fetch_keys.ready(now) {
@@ -96,6 +99,8 @@ impl Core {
                 tracing::info!("registered with the control plane");
                 self.control.register.succeed(now);
                 self.control.registered = true;
+                // Started anew, it may count its versions again: the same number need not be the same manifest.
+                self.control.manifest_fresh = false;
                 let every = registered.report_every_ms;
                 self.control.report_every_ms = every.clamp(*REPORT_MS.start(), *REPORT_MS.end());
             }
@@ -149,7 +154,6 @@ impl Core {
                 self.control.manifest.succeed(now);
                 // Orders that go on naming another version ask again, but not in a tight circle.
                 self.control.manifest.wait_until(now, super::RETRY_MS);
-                self.control.manifest_fresh = true;
                 if let Some((etag, manifest)) = new {
                     self.control.etag = Some(etag).filter(|etag| !etag.is_empty());
                     self.report.remember(std::slice::from_ref(&manifest));
@@ -158,6 +162,7 @@ impl Core {
             }
             Err(error) => {
                 self.control.manifest.fail(now);
+                self.control.manifest_fresh = false;
                 tracing::warn!("{error}");
             }
         }
@@ -172,7 +177,7 @@ impl Core {
                 "the manifest went back to an older version"
             );
         }
-        for path in &desired.contradictions {
+        for (_, path) in &desired.contradictions {
             tracing::warn!(%path, "the manifest contradicts itself on this object's size: the path is left out");
         }
         tracing::info!(version = desired.version, objects = desired.objects.len(), "manifest");
@@ -198,6 +203,11 @@ impl Core {
                 tracing::warn!("{error}");
             }
         }
+    }
+
+    /// A server that was away or was started anew may have the keys of an earlier day: as many, and others.
+    pub(super) fn forget_handed(&mut self) {
+        self.control.handed = None;
     }
 
     pub(super) fn on_told_keys(&mut self, ok: bool, now: Now) {

@@ -12,6 +12,8 @@ mod report;
 mod volume;
 
 #[cfg(test)]
+mod scenes;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
@@ -198,6 +200,11 @@ impl Core {
     fn on_status(&mut self, server: Option<ServerStatus>) {
         if server.is_none() && self.server.is_some() {
             tracing::warn!("the server does not answer on its socket");
+        }
+        let uptime = |status: &ServerStatus| status.figures.uptime_ms;
+        let started_anew = server.as_ref().map(uptime) < self.server.as_ref().map(uptime);
+        if started_anew {
+            self.forget_handed();
         }
         self.server = server;
         let Some(status) = &self.server else { return };

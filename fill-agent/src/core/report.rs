@@ -80,7 +80,11 @@ impl Core {
         };
         let mut holdings = Holdings { manifest_version: desired.version, ..Holdings::default() };
         let mut asked = BTreeSet::new();
-        for (ordinal, path) in desired.objects.values().flat_map(|wanted| &wanted.paths) {
+        for (ordinal, path) in &desired.contradictions {
+            holdings.missing.0.insert(*ordinal);
+            asked.insert(path.key());
+        }
+        for (ordinal, path) in desired.paths() {
             let key = path.key();
             if !serves(&key) {
                 holdings.missing.0.insert(*ordinal);
@@ -141,7 +145,7 @@ fn file_of(contents: &Contents, index: u32) -> Option<FileName> {
 }
 
 fn nothing_of(desired: &Desired) -> Holdings {
-    let ordinals = desired.objects.values().flat_map(|wanted| &wanted.paths).map(|(ordinal, _)| *ordinal);
+    let ordinals = desired.paths().chain(&desired.contradictions).map(|(ordinal, _)| *ordinal);
     let missing = Ordinals(ordinals.collect());
     Holdings { manifest_version: desired.version, missing, unlisted: Vec::new() }
 }
