@@ -11,8 +11,20 @@ use crate::snapshot::{KnownManifest, Snapshot};
 /// Every object is thought to be streamed once a day until there is a forecast.
 const WORTH: f64 = 1.0;
 
+/// A plan that asks for nothing is not followed. An origin that was emptied, lost or not mounted looks exactly like one whose
+/// last title was removed, and the boxes would delete all that they hold.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Withheld {
+    #[error("the origin has no title: publish one, or mount the origin if it has")]
+    NothingYet,
+    #[error(
+        "no title is left, and manifest {version} asks for {objects} objects: it stays, and the boxes keep them; mount the origin or put back its folder `titles`, or publish a title that replaces the others"
+    )]
+    NothingLeft { version: u64, objects: usize },
+}
+
 /// The manifest that should follow the cluster's newest; None if that says the same already, or if the cluster has
-/// no appliance.
+/// no appliance. Never one without objects.
 ///
 /// `unreadable` are titles that exist and cannot be read now: what the newest manifest says of them stays, so that a broken
 /// `title.json` never makes a box delete a title.
@@ -20,11 +32,7 @@ pub fn next_manifest(
     snapshot: &Snapshot,
     cluster: &ClusterId,
     unreadable: &BTreeSet<TitleId>,
-) -> Option<Manifest> {
-    let appliances = appliances_of(snapshot, cluster);
-    if appliances.is_empty() {
-        return None;
-    }
+) -> Result<Option<Manifest>, Withheld> {
     let newest = snapshot.manifest(cluster).map(|known| &known.manifest);
     let mut objects = BTreeMap::new();
     if let Some(newest) = newest {
@@ -32,10 +40,22 @@ pub fn next_manifest(
         objects.extend(kept.map(|entry| (entry.path.clone(), entry.bytes)));
     }
     objects.extend(snapshot.titles.values().flat_map(|known| known.title.objects()));
+    if objects.is_empty()
+        && let Some(newest) = newest.filter(|newest| !newest.entries.is_empty())
+    {
+        return Err(Withheld::NothingLeft { version: newest.version, objects: newest.entries.len() });
+    }
+    let appliances = appliances_of(snapshot, cluster);
+    if appliances.is_empty() {
+        return Ok(None);
+    }
+    if objects.is_empty() {
+        return Err(Withheld::NothingYet);
+    }
     let entries = in_order(objects, appliances.len());
     let same = newest.is_some_and(|newest| newest.appliances == appliances && newest.entries == entries);
     let version = newest.map_or(1, |newest| newest.version.saturating_add(1));
-    (!same).then(|| Manifest { cluster: cluster.clone(), version, appliances, entries })
+    Ok((!same).then(|| Manifest { cluster: cluster.clone(), version, appliances, entries }))
 }
 
 /// The same manifest under a later version, when another process has taken the one planned.
@@ -101,12 +121,12 @@ mod tests {
     #[test]
     fn a_version_follows_only_when_something_changed() {
         let mut snapshot = world(&[film("a")], &[Box::well("box-a")]);
-        assert!(next_manifest(&snapshot, &lab(), &nothing()).is_none());
+        assert_eq!(next_manifest(&snapshot, &lab(), &nothing()), Ok(None));
         let more = snapshot.with_appliance(Box::well("box-b").appliance());
-        assert_eq!(next_manifest(&more, &lab(), &nothing()).unwrap().version, 2);
+        assert_eq!(next_manifest(&more, &lab(), &nothing()).unwrap().unwrap().version, 2);
         let known = KnownTitle::new(film("b"));
         Arc::make_mut(&mut snapshot.titles).insert("b".parse().unwrap(), Arc::new(known));
-        assert_eq!(next_manifest(&snapshot, &lab(), &nothing()).unwrap().entries.len(), 20);
+        assert_eq!(next_manifest(&snapshot, &lab(), &nothing()).unwrap().unwrap().entries.len(), 20);
     }
 
     #[test]
@@ -114,9 +134,22 @@ mod tests {
         let mut snapshot = world(&[film("a"), film("b")], &[Box::well("box-a")]);
         Arc::make_mut(&mut snapshot.titles).clear();
         let unreadable = [film("a").title].into();
-        let manifest = next_manifest(&snapshot, &lab(), &unreadable).unwrap();
+        let manifest = next_manifest(&snapshot, &lab(), &unreadable).unwrap().unwrap();
         assert_eq!(manifest.entries.len(), 10);
         assert!(manifest.entries.iter().all(|entry| entry.path.title.as_str() == "a"));
+    }
+
+    #[test]
+    fn a_plan_without_objects_replaces_nothing_and_is_no_first_manifest() {
+        let mut snapshot = world(&[film("a")], &[Box::well("box-a")]);
+        Arc::make_mut(&mut snapshot.titles).clear();
+        let left = Withheld::NothingLeft { version: 1, objects: 10 };
+        assert_eq!(next_manifest(&snapshot, &lab(), &nothing()), Err(left.clone()));
+        let more = snapshot.with_appliance(Box::well("box-b").appliance());
+        assert_eq!(next_manifest(&more, &lab(), &nothing()), Err(left), "nor for another box");
+        let never = world(&[], &[Box::well("box-a")]);
+        assert!(never.manifest(&lab()).is_none());
+        assert_eq!(next_manifest(&never, &lab(), &nothing()), Err(Withheld::NothingYet));
     }
 
     #[test]

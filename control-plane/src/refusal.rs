@@ -30,7 +30,7 @@ pub enum Refusal {
     UnknownCluster(String),
     #[error("the appliance {0} is not registered; register it again")]
     UnknownAppliance(String),
-    #[error("the cluster {0} has no manifest yet: no appliance is registered in it")]
+    #[error("the cluster {0} has no manifest yet: no appliance is registered in it, or there is no title")]
     NoManifest(String),
 }
 

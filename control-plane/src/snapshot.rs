@@ -329,7 +329,7 @@ pub(crate) mod tests {
             fleet: fleet.collect(),
             ..Snapshot::default()
         };
-        if let Some(manifest) = placement::next_manifest(&snapshot, &cluster, &Default::default()) {
+        if let Ok(Some(manifest)) = placement::next_manifest(&snapshot, &cluster, &Default::default()) {
             snapshot = snapshot.with_manifest(Arc::new(KnownManifest::new(manifest)));
         }
         snapshot

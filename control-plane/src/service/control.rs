@@ -119,7 +119,7 @@ impl Control {
         &self,
         cluster: &ClusterId,
         unreadable: &BTreeSet<TitleId>,
-    ) -> Option<content::manifest::Manifest> {
+    ) -> Result<Option<content::manifest::Manifest>, placement::Withheld> {
         placement::next_manifest(&self.snapshot.load(), cluster, unreadable)
     }
 

@@ -56,6 +56,18 @@ struct CachedTitle {
     bad: Option<String>,
 }
 
+/// Why the titles could not be read again.
+#[derive(Debug, thiserror::Error)]
+pub enum RefreshError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A folder that is not mounted lists as empty, not as an error.
+    #[error(
+        "it lists no title and {known} were known: they stay until it lists one; mount it or put back its folder `titles`"
+    )]
+    Vanished { known: usize },
+}
+
 #[derive(Serialize, Deserialize)]
 struct Current {
     version: u64,
@@ -86,11 +98,15 @@ impl Origin {
         Ok(Self { store: Arc::new(store.with_fsync(true)) })
     }
 
-    /// Lists the titles and reads those that changed. If listing fails nothing is forgotten.
-    pub async fn refresh(&self, cache: &mut TitleCache) -> Result<(), StoreError> {
+    /// Lists the titles and reads those that changed. If listing fails, or finds none where some were, nothing is forgotten.
+    pub async fn refresh(&self, cache: &mut TitleCache) -> Result<(), RefreshError> {
         let listed: Vec<ObjectMeta> =
             self.store.list(Some(&StorePath::from(TITLES_FOLDER))).try_collect().await?;
-        let named = listed.into_iter().filter_map(|meta| Some((title_of(&meta.location)?, meta)));
+        let named: Vec<_> =
+            listed.into_iter().filter_map(|meta| Some((title_of(&meta.location)?, meta))).collect();
+        if named.is_empty() && !cache.0.is_empty() {
+            return Err(RefreshError::Vanished { known: cache.0.len() });
+        }
         let mut next = BTreeMap::new();
         for (id, meta) in named {
             let stamp = (meta.e_tag.clone(), meta.size, meta.last_modified.timestamp_micros());
@@ -302,9 +318,31 @@ mod tests {
         put(&origin, "titles/film/title.json", b"rubbish".to_vec()).await;
         origin.refresh(&mut cache).await.unwrap();
         assert_eq!((cache.titles().len(), cache.troubles().len()), (1, 1));
+        put(&origin, "titles/other/title.json", film("other").to_bytes()).await;
         std::fs::remove_dir_all(folder.path().join("titles/film")).unwrap();
         origin.refresh(&mut cache).await.unwrap();
-        assert_eq!((cache.titles().len(), cache.troubles().len()), (0, 0));
+        assert_eq!((cache.titles().len(), cache.troubles().len()), (1, 0));
+        assert_eq!(cache.titles().into_keys().next().unwrap().as_str(), "other");
+    }
+
+    #[tokio::test]
+    async fn titles_that_vanish_all_at_once_stay_known_until_one_is_listed() {
+        let (folder, origin) = origin();
+        let mut cache = TitleCache::default();
+        put(&origin, "titles/film/title.json", film("film").to_bytes()).await;
+        put(&origin, "titles/more/title.json", film("more").to_bytes()).await;
+        origin.refresh(&mut cache).await.unwrap();
+        let (titles, away) = (folder.path().join("titles"), folder.path().join("away"));
+        std::fs::rename(&titles, &away).unwrap();
+        let missing = origin.refresh(&mut cache).await;
+        assert!(matches!(missing, Err(RefreshError::Vanished { known: 2 })), "the folder is missing");
+        std::fs::create_dir(&titles).unwrap();
+        let empty = origin.refresh(&mut cache).await;
+        assert!(matches!(empty, Err(RefreshError::Vanished { known: 2 })), "the folder is empty");
+        assert_eq!(cache.titles().len(), 2);
+        put(&origin, "titles/film/title.json", film("film").to_bytes()).await;
+        origin.refresh(&mut cache).await.unwrap();
+        assert_eq!(cache.titles().len(), 1);
     }
 
     #[tokio::test]

@@ -9,6 +9,8 @@ use content::play::PlayAnswer;
 use content::token::KeyRing;
 use serde_json::json;
 
+const MANIFEST: &str = "/v1/agent/clusters/lab/manifest";
+
 fn play(world: &World, session: &str) -> PlayAnswer {
     let answer = world.post("/v1/plays", &play_request(session));
     assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
@@ -21,7 +23,7 @@ fn a_play_is_offered_from_the_boxes_that_hold_it_with_a_token_that_they_can_veri
     world.bring_up("box-a");
     world.bring_up("box-b");
     let version = world.wait_for("a manifest for both", |world| {
-        let manifest = Manifest::parse(&world.agent_get("/v1/agent/clusters/lab/manifest").body).ok()?;
+        let manifest = Manifest::parse(&world.agent_get(MANIFEST).body).ok()?;
         (manifest.appliances.len() == 2).then_some(manifest.version)
     });
     for name in ["box-a", "box-b"] {
@@ -61,12 +63,12 @@ mod content_keys {
 fn an_agent_can_pull_every_object_of_its_manifest_by_range_and_verify_it() {
     let world = World::with(&[film("film")]);
     world.bring_up("box-a");
-    let answer = world.agent_get("/v1/agent/clusters/lab/manifest");
+    let answer = world.agent_get(MANIFEST);
     let manifest = Manifest::parse(&answer.body).unwrap();
     assert!(answer.header("etag").starts_with(&format!("\"{}-", manifest.version)));
     assert_eq!(manifest.entries.len(), 10);
     let same = [("authorization", &*bearer()), ("if-none-match", answer.header("etag"))];
-    assert_eq!(world.get("/v1/agent/clusters/lab/manifest", &same).status, 304);
+    assert_eq!(world.get(MANIFEST, &same).status, 304);
     let paths: Vec<_> = manifest.entries.iter().map(|entry| entry.path.to_string()).collect();
     let sources =
         world.agent_post("/v1/agent/fill-sources", &json!({"appliance": "box-a", "objects": paths})).json();
@@ -94,7 +96,7 @@ fn another_manifest_under_the_same_version_is_not_taken_for_the_old_one() {
     let manifest_of = |name: &str| {
         let world = World::with(&[film(name)]);
         world.bring_up("box-a");
-        let answer = world.agent_get("/v1/agent/clusters/lab/manifest");
+        let answer = world.agent_get(MANIFEST);
         (world, answer)
     };
     let (_old_world, old) = manifest_of("film");
@@ -102,7 +104,7 @@ fn another_manifest_under_the_same_version_is_not_taken_for_the_old_one() {
     let version = |body: &[u8]| Manifest::parse(body).unwrap().version;
     assert_eq!(version(&old.body), version(&new.body), "the origin was replaced, and counts from the start");
     let headers = [("authorization", &*bearer()), ("if-none-match", old.header("etag"))];
-    assert_eq!(world.get("/v1/agent/clusters/lab/manifest", &headers).status, 200);
+    assert_eq!(world.get(MANIFEST, &headers).status, 200);
 }
 
 #[test]
@@ -164,7 +166,7 @@ fn a_restart_keeps_keys_registrations_drains_and_manifests() {
     world.bring_up("box-a");
     world.bring_up("box-b");
     let manifest = world.wait_for("both in the manifest", |world| {
-        let body = world.agent_get("/v1/agent/clusters/lab/manifest").body;
+        let body = world.agent_get(MANIFEST).body;
         Manifest::parse(&body).ok().filter(|manifest| manifest.appliances.len() == 2)
     });
     assert_eq!(world.ask("POST", "/v1/appliances/box-b/drain", &[], None).status, 204);
@@ -175,7 +177,7 @@ fn a_restart_keeps_keys_registrations_drains_and_manifests() {
     assert_eq!(world.agent_get("/v1/agent/token-keys").json(), keys);
     let keys: content_keys::TokenKeys = serde_json::from_value(keys).unwrap();
     assert!(KeyRing::new(&keys.keys).unwrap().verify(&token).is_ok());
-    let after = Manifest::parse(&world.agent_get("/v1/agent/clusters/lab/manifest").body).unwrap();
+    let after = Manifest::parse(&world.agent_get(MANIFEST).body).unwrap();
     assert_eq!(after, manifest, "nothing changed, so there is no new version");
     let silent = world.post("/v1/plays", &play_request("s-2"));
     assert_eq!((silent.status, silent.header("retry-after")), (503, "2"), "reports are live, and gone");
@@ -251,7 +253,7 @@ fn a_new_title_reaches_list_and_manifest_and_a_broken_one_is_named() {
     });
     assert_eq!(titles[1], json!({"title": "second", "name": "The second", "duration_ms": 48_000}));
     world.wait_for("a manifest with it", |world| {
-        let manifest = Manifest::parse(&world.agent_get("/v1/agent/clusters/lab/manifest").body).unwrap();
+        let manifest = Manifest::parse(&world.agent_get(MANIFEST).body).unwrap();
         (manifest.entries.len() == 20).then_some(())
     });
     let health = world.wait_for("the trouble in health", |world| {
@@ -259,6 +261,66 @@ fn a_new_title_reaches_list_and_manifest_and_a_broken_one_is_named() {
     });
     assert_eq!(health["degraded"][0]["what"], "title broken");
     assert_eq!(health["degraded"].as_array().unwrap().len(), 1);
+}
+
+/// What asks for an operator, as `/v1/health` names it.
+fn troubles(world: &World) -> Vec<String> {
+    let health = world.get("/v1/health", &[]).json();
+    let named = health["degraded"].as_array().unwrap().iter();
+    named.map(|trouble| trouble["what"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn an_origin_that_loses_its_titles_takes_nothing_from_the_boxes() {
+    let mut world = World::with(&[film("film")]);
+    world.bring_up("box-a");
+    let manifest = |world: &World| Manifest::parse(&world.agent_get(MANIFEST).body).unwrap();
+    let before = manifest(&world);
+    assert_eq!(before.entries.len(), 10);
+    let (titles, away) = (world.origin().join("titles"), world.folder.path().join("away"));
+    fs::rename(&titles, &away).unwrap();
+    world.wait_for("the trouble", |world| (troubles(world) == ["origin"]).then_some(()));
+    assert_eq!(manifest(&world), before);
+    assert_eq!(play(&world, "s-1").streams.len(), 5, "what is known stays");
+    world.stop();
+    world.start();
+    assert_eq!(troubles(&world), ["manifest of lab"], "a start knows no title, and says so");
+    assert_eq!(world.register("box-b").status, 200);
+    assert_eq!(manifest(&world), before);
+    fs::rename(&away, &titles).unwrap();
+    world.wait_for("both boxes in a manifest", |world| {
+        (manifest(world).appliances.len() == 2 && troubles(world).is_empty()).then_some(())
+    });
+    assert_eq!(manifest(&world).entries.len(), 10);
+}
+
+#[test]
+fn an_origin_that_is_mounted_after_the_start_goes_on_with_its_versions() {
+    let mut world = World::with(&[film("film")]);
+    world.bring_up("box-a");
+    let before = world.agent_get(MANIFEST).body;
+    world.stop();
+    let away = world.folder.path().join("away");
+    fs::rename(world.origin(), &away).unwrap();
+    fs::create_dir(world.origin()).unwrap();
+    world.start();
+    assert_eq!(
+        (world.agent_get(MANIFEST).status, troubles(&world)),
+        (404, vec!["manifest of lab".to_owned()])
+    );
+    let orders = world.agent_post("/v1/agent/reports", &report("box-a", 1)).json();
+    assert_eq!(orders["manifest_version"], 0);
+    assert_eq!(
+        fs::read_dir(world.origin()).unwrap().count(),
+        0,
+        "nothing is written where it is not mounted"
+    );
+    // As a mount does: the manifests are there before the titles are asked for.
+    for folder in ["objects", "clusters", "titles"] {
+        fs::rename(away.join(folder), world.origin().join(folder)).unwrap();
+    }
+    world.wait_for("its manifest", |world| (world.agent_get(MANIFEST).body == before).then_some(()));
+    world.wait_for("the trouble's end", |world| troubles(world).is_empty().then_some(()));
 }
 
 #[test]
