@@ -154,8 +154,9 @@ impl Engine {
         Ok(())
     }
 
-    /// Makes every worker look again at what `Holdings` says.
+    /// Makes every worker and every disk thread look again at what `Holdings` says.
     pub fn wake(&self) {
+        self.disks.iter().for_each(|(disk, _)| disk.waker.wake());
         self.workers.iter().for_each(|worker| worker.waker.wake());
     }
 

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
 use content::catalogue::file::Catalogue;
@@ -47,12 +47,18 @@ pub struct Generation {
     pub catalogue: Catalogue,
     /// The catalogue's volume → this server's. A volume that was away at the start may come later.
     volumes: Box<[AtomicU16]>,
+    /// The number of each file and its place in the catalogue, ascending.
+    files: Box<[(u64, u32)]>,
 }
 
 impl Generation {
     fn new(catalogue: Catalogue, volumes: &[Volume]) -> Self {
         let count = catalogue.volume_count();
-        let generation = Self { catalogue, volumes: (0..count).map(|_| AtomicU16::new(NO_VOLUME)).collect() };
+        let mut files: Box<[_]> =
+            catalogue.files().zip(0..).map(|(file, place)| (file.number, place)).collect();
+        files.sort_unstable();
+        let volumes_here = (0..count).map(|_| AtomicU16::new(NO_VOLUME)).collect();
+        let generation = Self { catalogue, volumes: volumes_here, files };
         generation.map_volumes(volumes);
         generation
     }
@@ -88,9 +94,12 @@ impl Generation {
         (place != NO_VOLUME).then_some(VolumeIndex(place))
     }
 
-    fn files(&self) -> impl Iterator<Item = (VolumeIndex, u64)> + '_ {
-        let known = |file: content::catalogue::FileRecord| Some((self.volume(file.volume)?, file.number));
-        self.catalogue.files().filter_map(known)
+    /// Whether that file on that volume is in the catalogue.
+    pub fn names(&self, volume: VolumeIndex, number: u64) -> bool {
+        let first = self.files.partition_point(|(other, _)| *other < number);
+        let same = self.files.iter().skip(first).take_while(|(other, _)| *other == number);
+        let record = |place: &u32| self.catalogue.file(*place);
+        same.filter_map(|(_, place)| record(place)).any(|file| self.volume(file.volume) == Some(volume))
     }
 }
 
@@ -167,7 +176,7 @@ impl Holdings {
     /// Serves a verified catalogue from now on.
     pub fn publish(&self, catalogue: Catalogue) {
         let generation = Arc::new(Generation::new(catalogue, &self.volumes));
-        let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut published = self.published();
         published.push((generation.number(), Arc::downgrade(&generation)));
         self.forget_refilled(&generation);
         self.current.store(generation);
@@ -176,16 +185,32 @@ impl Holdings {
 
     /// What only older generations name may be unlinked.
     pub fn oldest_in_use(&self) -> u64 {
-        let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut published = self.published();
         published.retain(|(_, weak)| weak.strong_count() > 0);
         published.iter().map(|(number, _)| *number).min().unwrap_or_else(|| self.current().number())
     }
 
-    /// Has a bad block: not served again. A refill is a new file (DESIGN §3).
+    /// Whether a generation that is still in use names the file: else nobody can want it. Takes a lock: not for a
+    /// request's way.
+    pub fn names(&self, file: FileRef) -> bool {
+        let live = self.published().iter().rev().filter_map(|(_, weak)| weak.upgrade()).collect::<Vec<_>>();
+        live.iter().any(|generation| generation.names(file.volume, file.number))
+    }
+
+    /// Has a bad block: not served again. A refill is a new file (DESIGN §3). One that is not held any more may have
+    /// been unlinked in the middle of a late read: it is nobody's to refill.
     pub fn withdraw(&self, file: FileRef) {
-        self.change_withdrawn(|set| {
-            set.insert((file.volume, file.number));
-        });
+        // So that no publication comes between the look and the entry, which then would stay.
+        let _published = self.published();
+        if self.current().names(file.volume, file.number) {
+            self.change_withdrawn(|set| {
+                set.insert((file.volume, file.number));
+            });
+        }
+    }
+
+    fn published(&self) -> MutexGuard<'_, Vec<(u64, Weak<Generation>)>> {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn is_withdrawn(&self, file: FileRef) -> bool {
@@ -201,8 +226,7 @@ impl Holdings {
     /// A file that the new generation does not name any more need not be remembered: numbers are never used again.
     fn forget_refilled(&self, generation: &Generation) {
         if !self.withdrawn.load().is_empty() {
-            let named: BTreeSet<_> = generation.files().collect();
-            self.change_withdrawn(|set| set.retain(|file| named.contains(file)));
+            self.change_withdrawn(|set| set.retain(|(volume, number)| generation.names(*volume, *number)));
         }
     }
 
@@ -315,6 +339,21 @@ mod tests {
         assert!(holdings.is_withdrawn(file(7)) && !holdings.is_withdrawn(file(8)));
         holdings.publish(catalogue(3, 8));
         assert!(!holdings.is_withdrawn(file(7)));
+        // A late read's word.
+        holdings.withdraw(file(7));
+        assert!(holdings.withdrawn().is_empty());
+    }
+
+    #[test]
+    fn a_file_is_named_as_long_as_a_request_holds_a_generation_that_does() {
+        let holdings = holdings();
+        holdings.publish(catalogue(1, 7));
+        let request = holdings.current();
+        holdings.publish(catalogue(2, 8));
+        assert!(holdings.names(file(7)) && holdings.names(file(8)));
+        drop(request);
+        assert!(!holdings.names(file(7)) && holdings.names(file(8)));
+        assert!(!holdings.names(FileRef { volume: VolumeIndex(1), ..file(8) }));
     }
 
     #[test]

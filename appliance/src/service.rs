@@ -36,7 +36,7 @@ pub struct Service {
     pace: Mutex<Pace>,
     /// One publication at a time.
     publishing: Mutex<()>,
-    /// Tells the workers to look at the holdings again.
+    /// Tells workers and disk threads to look at the holdings again.
     wake: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -417,6 +417,8 @@ mod tests {
             said.contains("/v2") && said.contains("no catalogue") && said.contains("no token keys"),
             "{said}"
         );
+        write(folder.path(), 1, 4);
+        service.answer(ServerRequest::Publish { generation: 1 }, Now(0));
         service.holdings.withdraw(FileRef { volume: VolumeIndex(0), number: 3, data_bytes: 1 });
         assert!(service.health().reasons.iter().any(|reason| reason.contains("1 files")));
         service.drain(true);

@@ -350,7 +350,7 @@ impl<R: Ring> Worker<R> {
     fn submit(&self, order: Option<ReadOrder>) {
         let Some(order) = order else { return };
         match self.setup.disks.get(usize::from(order.key.file.volume.0)) {
-            Some(disk) => disk.submit(order),
+            Some(disk) => disk.submit(order, self.now),
             None => self.setup.memory.complete(order, Err(Failure::Disk)),
         }
     }

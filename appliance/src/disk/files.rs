@@ -47,6 +47,11 @@ impl<F> Files<F> {
         }
     }
 
+    /// Closes the others: a file that was unlinked takes up its space as long as it is open.
+    pub fn retain(&mut self, keep: impl Fn(u64) -> bool) {
+        self.by_number.retain(|number, _| keep(*number));
+    }
+
     pub fn remove(&mut self, number: u64) {
         self.by_number.remove(&number);
     }

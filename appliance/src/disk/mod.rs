@@ -26,7 +26,7 @@ pub const READS_MAX: usize = 8;
 /// How a worker reaches a volume's disk thread.
 #[derive(Clone)]
 pub struct DiskHandle {
-    orders: Arc<ArrayQueue<ReadOrder>>,
+    orders: Arc<ArrayQueue<(ReadOrder, Now)>>,
     stop: Arc<AtomicBool>,
     waker: Arc<dyn Wake>,
 }
@@ -37,8 +37,9 @@ impl DiskHandle {
         Self { orders: Arc::new(ArrayQueue::new(orders_max)), stop: Arc::default(), waker }
     }
 
-    pub fn submit(&self, order: ReadOrder) {
-        let queued = self.orders.push(order);
+    /// `now`: the time that the order waits in the queue counts as the disk's.
+    pub fn submit(&self, order: ReadOrder, now: Now) {
+        let queued = self.orders.push((order, now));
         assert!(queued.is_ok(), "more read orders than there are blocks");
         self.waker.wake();
     }
@@ -48,7 +49,7 @@ impl DiskHandle {
         self.waker.wake();
     }
 
-    fn next(&self) -> Option<ReadOrder> {
+    fn next(&self) -> Option<(ReadOrder, Now)> {
         self.orders.pop()
     }
 

@@ -8,6 +8,7 @@
 //! | wrong checksum, footer that does not fit, cut off, missing | the file | withdrawn: only a refill lifts that |
 //! | EIO and its like, marker missing | the volume | the 5th in a row makes it unusable; tried again later |
 //! | out of descriptors or memory | the host | this read only |
+//! | no generation in use names the file any more | nobody | a late read, which nobody waits for |
 
 #[cfg(test)]
 mod tests;
@@ -46,6 +47,8 @@ pub struct Reader<D: DiskIo> {
     setup: ReaderSetup,
     io: D,
     files: Files<D::File>,
+    /// The generation that `files` was last compared with.
+    generation: u64,
     reads: [Option<Read<D::File>>; READS_MAX],
     done: Vec<ReadDone>,
     failures: u32,
@@ -56,7 +59,8 @@ pub struct Reader<D: DiskIo> {
 struct Read<F> {
     key: BlockKey,
     open: OpenFile<F>,
-    started: Now,
+    /// Into the queue: what a request waits for, and what shows that the disk is busy.
+    submitted: Now,
     place: ReadPlace,
 }
 
@@ -66,13 +70,15 @@ enum Fault {
     File(&'static str),
     Volume(Errno),
     Host(Errno),
+    /// Nobody's: the file is not held any more.
+    Late,
 }
 
 impl<D: DiskIo> Reader<D> {
     pub fn new(setup: ReaderSetup, io: D) -> Self {
         let reads = std::array::from_fn(|_| None);
         let done = Vec::with_capacity(READS_MAX);
-        Self { setup, io, files: Files::new(), reads, done, failures: 0, retry_at: None }
+        Self { setup, io, files: Files::new(), generation: 0, reads, done, failures: 0, retry_at: None }
     }
 
     /// Until the handle says stop.
@@ -84,9 +90,10 @@ impl<D: DiskIo> Reader<D> {
 
     /// Starts what may start, waits, and ends what has ended. `until`: no later, whatever happens.
     pub fn turn(&mut self, until: Option<Now>) {
+        self.close_unnamed();
         while let Some(slot) = self.reads.iter().position(Option::is_none) {
-            let Some(order) = self.setup.handle.next() else { break };
-            self.start(slot, order);
+            let Some((order, submitted)) = self.setup.handle.next() else { break };
+            self.start(slot, order, submitted);
         }
         let until = until.into_iter().chain(self.retry_at).min();
         let mut done = std::mem::take(&mut self.done);
@@ -107,13 +114,22 @@ impl<D: DiskIo> Reader<D> {
         self.reads.iter().flatten().count()
     }
 
-    fn start(&mut self, slot: usize, order: ReadOrder) {
+    /// Files that only older generations name may be unlinked soon. Who still reads one opens it again.
+    fn close_unnamed(&mut self) {
+        let (volume, generation) = (self.setup.volume, self.setup.holdings.current());
+        if generation.number() != self.generation {
+            self.generation = generation.number();
+            self.files.retain(|number| generation.names(volume, number));
+        }
+    }
+
+    fn start(&mut self, slot: usize, order: ReadOrder, submitted: Now) {
         let ReadOrder { key, block } = order;
         match self.open(key.file) {
             Ok(open) => {
                 let (_, place) = self.extent(key);
                 let file = open.file.clone();
-                self.reads[slot] = Some(Read { key, open, started: self.io.now(), place });
+                self.reads[slot] = Some(Read { key, open, submitted, place });
                 self.io.read(slot, &file, place, block);
             }
             Err(fault) => self.failed(ReadOrder { key, block }, fault),
@@ -124,6 +140,9 @@ impl<D: DiskIo> Reader<D> {
         if let Some(open) = self.files.find(file.number) {
             return Ok(open);
         }
+        if !self.setup.holdings.names(file) {
+            return Err(Fault::Late);
+        }
         let opened = match self.io.open(file.number, file.data_bytes) {
             Ok(opened) => opened,
             // A volume that is not mounted has none of its files, and none of them is to be withdrawn for it.
@@ -133,7 +152,10 @@ impl<D: DiskIo> Reader<D> {
         let footer = Footer::parse(&opened.footer, file.data_bytes);
         let footer = footer.map_err(|_| Fault::File("its footer does not fit"))?;
         let open = OpenFile { file: Rc::new(opened.file), checksums: footer.checksums.into() };
-        self.files.insert(file.number, open.clone());
+        // Else it would stay open until the next generation.
+        if self.setup.holdings.current().names(file.volume, file.number) {
+            self.files.insert(file.number, open.clone());
+        }
         Ok(open)
     }
 
@@ -162,7 +184,7 @@ impl<D: DiskIo> Reader<D> {
             || verify(&end.block, self.extent(read.key).0, &read.open.checksums);
         let order = ReadOrder { key: read.key, block: end.block };
         if verified {
-            self.succeeded(order, read.started)
+            self.succeeded(order, read.submitted)
         } else {
             self.failed(order, Fault::File("a checksum is wrong"))
         }
@@ -188,16 +210,19 @@ impl<D: DiskIo> Reader<D> {
         self.io.read(end.slot, &file, place, end.block);
     }
 
-    fn succeeded(&mut self, order: ReadOrder, started: Now) {
+    fn succeeded(&mut self, order: ReadOrder, submitted: Now) {
         self.failures = 0;
         let bytes = u64::try_from(self.extent(order.key).1.bytes).unwrap_or(0);
-        let latency_us = self.io.now().0.saturating_sub(started.0) / 1000;
+        let latency_us = self.io.now().0.saturating_sub(submitted.0) / 1000;
         self.setup.counters.read_done(bytes, latency_us);
         self.setup.memory.complete(order, Ok(()));
     }
 
     fn failed(&mut self, order: ReadOrder, fault: Fault) {
         let file = order.key.file;
+        if fault == Fault::Late {
+            return self.setup.memory.complete(order, Err(Failure::Disk));
+        }
         tracing::warn!(
             volume = file.volume.0,
             file = file.number,
@@ -212,7 +237,7 @@ impl<D: DiskIo> Reader<D> {
                 self.setup.holdings.withdraw(file);
             }
             Fault::Volume(_) => self.count_failure(),
-            Fault::Host(_) => {}
+            Fault::Host(_) | Fault::Late => {}
         }
         self.setup.memory.complete(order, Err(Failure::Disk));
     }

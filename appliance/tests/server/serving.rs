@@ -2,6 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::fixture::{Disks, Item, Wire, item, wait_until};
@@ -122,6 +123,26 @@ fn a_new_generation_is_served_without_a_break_while_requests_run() {
     wait_until("no request uses an old generation", || {
         site.tell(&ServerRequest::Status).unwrap().oldest_in_use == 11
     });
+    site.server.stop();
+}
+
+#[test]
+fn a_file_that_is_held_no_more_is_closed_so_that_its_space_comes_back() {
+    let (disks, items) = (Disks::new(), items());
+    disks.write(1, &items);
+    let site = disks.start("");
+    items.iter().for_each(|item| assert_eq!(site.wire().get(&site.target(item), "").status, 200));
+    let last = items.len() - 1;
+    let (kept, gone) = (site.disks.file(2), site.disks.file(last));
+    let open = |path: &Path| {
+        let links = fs::read_dir("/proc/self/fd").unwrap();
+        links.flatten().filter_map(|link| fs::read_link(link.path()).ok()).any(|file| file.starts_with(path))
+    };
+    assert!(open(&kept) && open(&gone));
+    site.disks.write(2, &items[..last]);
+    site.tell(&ServerRequest::Publish { generation: 2 }).unwrap();
+    wait_until("it is closed", || !open(&gone));
+    assert!(open(&kept));
     site.server.stop();
 }
 

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 
+use content::catalogue::{Contents, build, file::Catalogue};
 use crossbeam_queue::ArrayQueue;
 
 use super::*;
@@ -11,6 +12,8 @@ use crate::simulation::kernel::{FakeWaker, Network, Shared};
 use crate::simulation::random::Random;
 use crate::sys::arena::Arena;
 use crate::tuning::Planted;
+
+const FILE: FileRef = FileRef { volume: VolumeIndex(0), number: 6, data_bytes: 1_310_720 };
 
 struct Bench {
     shared: Rc<Shared>,
@@ -48,12 +51,7 @@ fn bench(faults: Faults) -> Bench {
 impl Bench {
     /// Reads a block of the file and gives whether it came.
     fn read(&mut self, index: u64) -> bool {
-        let file = FileRef { volume: VolumeIndex(0), number: 6, data_bytes: 1_310_720 };
-        let waiter = Waiter { worker: 0, slot: 0, wait: 0 };
-        let Acquired::Waiting(Some(order)) = self.memory.acquire(BlockKey { file, index }, waiter) else {
-            panic!("it is there, or full")
-        };
-        self.reader.setup.handle.submit(order);
+        self.order(index);
         for _ in 0..100 {
             self.reader.turn(None);
             if let Some(answer) = self.answers.pop() {
@@ -62,6 +60,21 @@ impl Bench {
             self.pass(30_000);
         }
         panic!("no answer came");
+    }
+
+    fn order(&self, index: u64) {
+        let waiter = Waiter { worker: 0, slot: 0, wait: 0 };
+        let Acquired::Waiting(Some(order)) = self.memory.acquire(BlockKey { file: FILE, index }, waiter)
+        else {
+            panic!("it is there, or full")
+        };
+        self.reader.setup.handle.submit(order, self.shared.now.get());
+    }
+
+    /// A generation that names nothing.
+    fn publish(&self, generation: u64) {
+        let contents = Contents { generation, ..Contents::default() };
+        self.holdings.publish(Catalogue::from_bytes(build::to_bytes(contents).unwrap()).unwrap());
     }
 
     fn pass(&self, ms: u64) {
@@ -123,4 +136,49 @@ fn a_file_that_is_missing_from_a_volume_that_is_there_is_withdrawn() {
     let mut bench = bench(Faults { missing: 1000, ..Faults::default() });
     assert!(!bench.read(0));
     assert_eq!(bench.holdings.withdrawn().len(), 1);
+}
+
+#[test]
+fn a_file_that_the_new_generation_does_not_name_is_closed_and_opened_again_only_to_be_read() {
+    let mut bench = bench(Faults::default());
+    let request = bench.holdings.current();
+    assert!(bench.read(0) && bench.reader.files.find(6).is_some());
+    bench.publish(2);
+    bench.reader.turn(None);
+    assert!(bench.reader.files.find(6).is_none());
+    assert!(bench.read(1) && bench.reader.files.find(6).is_none());
+    drop(request);
+}
+
+#[test]
+fn a_late_read_of_a_file_that_was_unlinked_is_nobodys_fault() {
+    let mut bench = bench(Faults { missing: 1000, ..Faults::default() });
+    bench.publish(2);
+    assert!(!bench.read(0));
+    assert_eq!(bench.reader.setup.counters.totals().read_errors, 0);
+    assert!(bench.holdings.withdrawn().is_empty());
+}
+
+#[test]
+fn a_file_that_only_an_older_generation_names_is_not_withdrawn() {
+    let mut bench = bench(Faults { missing: 1000, ..Faults::default() });
+    let request = bench.holdings.current();
+    bench.publish(2);
+    assert!(!bench.read(0));
+    assert_eq!(bench.reader.setup.counters.totals().read_errors, 1);
+    assert!(bench.holdings.withdrawn().is_empty());
+    drop(request);
+}
+
+#[test]
+fn time_in_the_queue_counts_as_the_disks() {
+    let mut bench = bench(Faults::default());
+    bench.order(0);
+    bench.pass(700);
+    while bench.answers.pop().is_none() {
+        bench.reader.turn(None);
+        bench.pass(10);
+    }
+    let totals = bench.reader.setup.counters.totals();
+    assert!(totals.reads == 1 && totals.latency_us >= 700_000, "{totals:?}");
 }
