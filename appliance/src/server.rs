@@ -9,6 +9,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZero;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -18,11 +19,12 @@ use content::box_config::BoxConfig;
 use tokio::sync::oneshot;
 
 use crate::clock::Now;
-use crate::config::{StartError, read_marker};
+use crate::config::StartError;
 use crate::engine::{Engine, EngineSetup};
 use crate::holdings::{Holdings, Volume, VolumeIndex};
 use crate::metrics::Metrics;
 use crate::service::Service;
+use crate::volume_watch::Read;
 use crate::{agent_socket, generations, keys, management, sys, volume_watch};
 
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
@@ -108,15 +110,18 @@ fn take(engine: &Mutex<Option<Engine>>) -> Option<Engine> {
 fn hold(config: &BoxConfig) -> Result<Holdings, StartError> {
     let state = &config.state;
     std::fs::create_dir_all(state).map_err(|cause| StartError::State { folder: state.clone(), cause })?;
-    let volume = |volume: &content::box_config::VolumeConfig| match read_marker(&volume.path) {
-        Ok(uuid) => Volume::new(Some(uuid)),
-        Err(reason) => {
-            // On a new box the agent makes its volumes; a lost one may come back. Neither keeps the others from serving.
-            tracing::warn!(volume = %volume.path.display(), %reason, "a volume is not there; going on without it");
-            Volume::new(None)
-        }
+    let paths = || config.volumes.iter().map(|volume| volume.path.as_path());
+    let volume = |(path, read): (&Path, Read)| {
+        let reason = match read {
+            Read::Marker(uuid) => return Volume::new(Some(uuid)),
+            Read::Failed(reason) => reason,
+            Read::Hangs => "its marker does not come".to_owned(),
+        };
+        // On a new box the agent makes its volumes; a lost one may come back. Neither keeps the others from serving.
+        tracing::warn!(volume = %path.display(), %reason, "a volume is not there; going on without it");
+        Volume::new(None)
     };
-    let holdings = Holdings::new(config.volumes.iter().map(volume).collect());
+    let holdings = Holdings::new(paths().zip(volume_watch::read_all(paths())).map(volume).collect());
     holdings.set_keys(keys::load(state));
     if let Some(catalogue) = generations::load_newest(state) {
         holdings.publish(catalogue);

@@ -3,6 +3,7 @@
 //! Shared by the agent's socket and the management port. Publishing reads a disk: call [`Service::answer`] on a helper
 //! thread.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use content::box_config::BoxConfig;
@@ -15,10 +16,10 @@ use content::token::KeyRing;
 use serde::Serialize;
 
 use crate::clock::Now;
-use crate::config::read_marker;
 use crate::disk::READS_MAX;
 use crate::holdings::{Holdings, VolumeIndex};
 use crate::metrics::{Gauges, Metrics, Totals, VolumeTotals};
+use crate::volume_watch::{self, Read};
 use crate::{generations, keys};
 
 /// So often a publication starts over because `current` moved on while a generation was loaded.
@@ -34,8 +35,8 @@ pub struct Service {
     /// The program ends: no agent lifts the drain any more.
     stopping: Mutex<bool>,
     pace: Mutex<Pace>,
-    /// One publication at a time.
-    publishing: Mutex<()>,
+    /// One publication at a time, with the volumes that hung when one looked at them.
+    publishing: Mutex<BTreeSet<VolumeIndex>>,
     /// Tells workers and disk threads to look at the holdings again.
     wake: Box<dyn Fn() + Send + Sync>,
 }
@@ -117,10 +118,10 @@ impl Service {
     }
 
     fn publish(&self, generation: u64) -> Result<(), String> {
-        let _one_at_a_time = lock(&self.publishing);
+        let mut hung = lock(&self.publishing);
         let Some(catalogue) = self.load_from(generation)? else { return Ok(()) };
         // An agent makes its volumes shortly before it first publishes.
-        self.find_new_volumes();
+        self.find_new_volumes(&mut hung);
         let (generation, entries) = (catalogue.generation(), catalogue.entry_count());
         self.holdings.publish(catalogue);
         (self.wake)();
@@ -151,13 +152,19 @@ impl Service {
         Err(reason)
     }
 
-    /// Only volumes that were never seen are looked at: one that is gone may hang.
-    fn find_new_volumes(&self) {
-        for (index, volume) in self.indexed_volumes() {
-            if self.holdings.volume_id(index).is_none()
-                && let Ok(uuid) = read_marker(&volume.path)
-            {
-                self.holdings.set_volume_present(index, Some(uuid));
+    /// Only volumes that were never seen are looked at: one that is gone may hang. One that did hang is left to its
+    /// watch, so that publications go on.
+    fn find_new_volumes(&self, hung: &mut BTreeSet<VolumeIndex>) {
+        let unseen = |index: &VolumeIndex| self.holdings.volume_id(*index).is_none() && !hung.contains(index);
+        let unseen: Vec<_> = self.indexed_volumes().filter(|(index, _)| unseen(index)).collect();
+        let read = volume_watch::read_all(unseen.iter().map(|(_, volume)| volume.path.as_path()));
+        for ((index, _), read) in unseen.into_iter().zip(read) {
+            match read {
+                Read::Marker(uuid) => self.holdings.set_volume_present(index, Some(uuid)),
+                Read::Failed(_) => {}
+                Read::Hangs => {
+                    hung.insert(index);
+                }
             }
         }
     }
