@@ -167,6 +167,12 @@ impl Snapshot {
         next.fleet.insert(appliance.registration.appliance.clone(), Arc::new(appliance));
         next
     }
+
+    pub fn without_appliance(&self, appliance: &ApplianceId) -> Self {
+        let mut next = self.clone();
+        next.fleet.remove(appliance);
+        next
+    }
 }
 
 #[cfg(test)]

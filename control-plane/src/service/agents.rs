@@ -62,8 +62,11 @@ pub(super) async fn register(
         return Err(Refusal::Malformed(why.to_owned()).into());
     }
     let (appliance, cluster) = (registration.appliance.clone(), registration.cluster.clone());
-    on_disk(move || control.register(registration)).await?;
+    let writing = control.clone();
+    on_disk(move || writing.register(registration)).await?;
     tracing::info!(%appliance, %cluster, "registered");
+    // The agent asks for the manifest next, and one that does not name it would empty a box that comes back.
+    control.until_named(&appliance, &cluster).await;
     Ok(Json(Registered { report_every_ms: REPORT_EVERY_MS }))
 }
 

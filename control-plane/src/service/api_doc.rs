@@ -21,7 +21,7 @@ use super::{agents, objects, operator, plays};
     ),
     paths(
         plays::play, plays::multivariant, plays::titles,
-        operator::fleet, operator::health, operator::drain, operator::enable, openapi,
+        operator::fleet, operator::health, operator::drain, operator::enable, operator::deregister, openapi,
         agents::register, agents::report, agents::manifest, agents::sources, agents::token_keys,
         objects::object
     ),

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use content::control_socket::PublicKey;
 use content::id::{ApplianceId, ClusterId, TitleId};
 use content::report::{Orders, Registration, Report};
 use jiff::Timestamp;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::config::{Config, Secret};
 use super::lasting::{Lasting, SigningKeys, StateError, StoredAppliance};
@@ -19,6 +20,8 @@ use crate::refusal::Refusal;
 use crate::snapshot::{Appliance, KnownManifest, KnownTitle, Live, Snapshot};
 use crate::{placement, steering};
 
+/// How long a registration waits for the manifest that names it.
+const NAMED_LIMIT: Duration = Duration::from_secs(2);
 /// `iss` of the tokens.
 const ISSUER: &str = "oca-control";
 
@@ -33,11 +36,21 @@ pub struct Control {
     pub(super) keys_version: String,
     /// Wakes the planner before its time.
     pub(super) replan: Notify,
+    /// Changes when the planner has ended a turn.
+    pub(super) turns: watch::Sender<()>,
     snapshot: ArcSwap<Snapshot>,
     troubles: ArcSwap<Vec<Trouble>>,
     /// Registrations and drains, as they lie in the state folder. Taken by blocking threads only: it is held while
     /// the file is written, so that files and memory change in the same order.
     lasting: Mutex<Assignments>,
+}
+
+/// What became of an order to forget an appliance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Deregistered {
+    Done,
+    Unknown,
+    StillReports,
 }
 
 struct Assignments {
@@ -78,6 +91,7 @@ impl Control {
             keys_version: version_of(&public),
             public_keys: public,
             replan: Notify::new(),
+            turns: watch::Sender::new(()),
             snapshot: ArcSwap::from_pointee(snapshot),
             troubles: ArcSwap::default(),
             lasting: Mutex::new(Assignments { lasting, appliances }),
@@ -123,6 +137,19 @@ impl Control {
         placement::next_manifest(&self.snapshot.load(), cluster, unreadable)
     }
 
+    /// Until the cluster's manifest names the appliance, if the cluster has one; not longer than [`NAMED_LIMIT`].
+    pub(super) async fn until_named(&self, appliance: &ApplianceId, cluster: &ClusterId) {
+        let mut turns = self.turns.subscribe();
+        let named = || {
+            let snapshot = self.snapshot.load();
+            snapshot.manifest(cluster).is_none_or(|known| known.manifest.index_of(appliance).is_some())
+        };
+        let wait = async { while !named() && turns.changed().await.is_ok() {} };
+        if tokio::time::timeout(NAMED_LIMIT, wait).await.is_err() {
+            tracing::warn!(%appliance, %cluster, "registered, and in no manifest yet: see /v1/health");
+        }
+    }
+
     /// Blocks on the disk. Known again after a restart; what it reported before stays its last report.
     pub(super) fn register(&self, registration: Registration) -> Result<(), StateError> {
         self.change(&registration.appliance.clone(), |stored| {
@@ -145,6 +172,19 @@ impl Control {
         Ok(known)
     }
 
+    /// Blocks on the disk. Only for a box that is gone: one that reports would register again at once, and between the
+    /// two its cluster's manifest would ask nothing of it.
+    pub(super) fn deregister(&self, name: &ApplianceId, now: Timestamp) -> Result<Deregistered, StateError> {
+        let snapshot = self.snapshot();
+        let Some(appliance) = snapshot.fleet.get(name) else { return Ok(Deregistered::Unknown) };
+        if steering::fitness(appliance, now) != Err(steering::Reason::Silent) {
+            return Ok(Deregistered::StillReports);
+        }
+        self.change(name, |stored| *stored = None)?;
+        self.replan.notify_one();
+        Ok(Deregistered::Done)
+    }
+
     /// File first, then memory: what was answered is never forgotten by a crash.
     fn change(
         &self,
@@ -155,12 +195,18 @@ impl Control {
         let before = assignments.appliances.get(name).cloned();
         let mut after = before.clone();
         change(&mut after);
-        let Some(after) = after.filter(|after| Some(after) != before.as_ref()) else { return Ok(()) };
+        if after == before {
+            return Ok(());
+        }
         let mut appliances = assignments.appliances.clone();
-        appliances.insert(name.clone(), after.clone());
+        match after.clone() {
+            Some(after) => appliances.insert(name.clone(), after),
+            None => appliances.remove(name),
+        };
         assignments.lasting.store_appliances(&appliances)?;
         assignments.appliances = appliances;
         self.snapshot.rcu(|old| {
+            let Some(after) = &after else { return old.without_appliance(name) };
             let live = old.fleet.get(name).and_then(|appliance| appliance.live.clone());
             let registration = after.registration.clone();
             old.with_appliance(Appliance { registration, drain_ordered: after.drain, live })
@@ -184,6 +230,8 @@ impl Control {
             snapshot.fleet.get(&name).ok_or_else(|| Refusal::UnknownAppliance(name.to_string()))?;
         log_change(before.fleet.get(&name), appliance, now);
         let manifest = snapshot.manifest(&appliance.registration.cluster);
+        // One that does not name it yet asks nothing of it: a box that comes back would delete what it holds.
+        let manifest = manifest.filter(|known| known.manifest.index_of(&name).is_some());
         Ok(Orders {
             manifest_version: manifest.map_or(0, |known| known.manifest.version),
             drain: appliance.drain_ordered,

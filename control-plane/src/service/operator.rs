@@ -1,4 +1,4 @@
-//! What operators ask: the fleet, the control plane's own health, drain.
+//! What operators ask: the fleet, the control plane's own health, drain, the end of a registration.
 
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use axum::http::{StatusCode, header};
 use content::id::ApplianceId;
 
 use super::agents::{bearer, on_disk};
+use super::control::Deregistered;
 use super::problem::{ApiProblem, PathOf};
 use super::{Control, api_doc, clock};
 use crate::refusal::Refusal;
@@ -128,6 +129,38 @@ pub(super) async fn enable(
     PathOf(appliance): PathOf<ApplianceId>,
 ) -> Result<StatusCode, ApiProblem> {
     order(control, appliance, false).await
+}
+
+/// Forget an appliance that is gone for good. The next manifest of its cluster leaves it out; if it ever comes back, it
+/// registers as a new one.
+#[utoipa::path(
+    delete, path = "/v1/appliances/{appliance}", tag = "operators", params(("appliance" = String, Path)),
+    responses(
+        (status = 204, description = "It is forgotten"),
+        (status = 404, description = "Not registered", body = api_doc::Problem, content_type = "application/problem+json"),
+        (status = 409, description = "It still reports: stop its agent first", body = api_doc::Problem, content_type = "application/problem+json"),
+        (status = "default", description = "Refused", body = api_doc::Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn deregister(
+    _: Operator,
+    State(control): State<Arc<Control>>,
+    PathOf(appliance): PathOf<ApplianceId>,
+) -> Result<StatusCode, ApiProblem> {
+    let name = appliance.clone();
+    match on_disk(move || control.deregister(&name, clock::now())).await? {
+        Deregistered::Done => {}
+        Deregistered::Unknown => return Err(Refusal::UnknownAppliance(appliance.to_string()).into()),
+        Deregistered::StillReports => {
+            let seconds = steering::SILENT_AFTER.as_secs();
+            let detail = format!(
+                "{appliance} still reports and would register again: stop its agent, wait {seconds} s, ask again"
+            );
+            return Err(ApiProblem::new(StatusCode::CONFLICT, "still-reporting", "It still reports", detail));
+        }
+    }
+    tracing::info!(%appliance, "an operator's order: forgotten");
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn order(control: Arc<Control>, appliance: ApplianceId, on: bool) -> Result<StatusCode, ApiProblem> {

@@ -95,7 +95,7 @@ impl Planner {
         Ok(())
     }
 
-    /// Each trouble is logged when it comes and when it goes, not at every turn.
+    /// The end of a turn. Each trouble is logged when it comes and when it goes, not at every turn.
     fn tell(&self, troubles: Vec<Trouble>) {
         let before = self.control.troubles();
         for trouble in troubles.iter().filter(|trouble| !before.contains(trouble)) {
@@ -105,5 +105,6 @@ impl Planner {
             tracing::info!(what = trouble.what, "trouble over, or another");
         }
         self.control.set_troubles(troubles);
+        self.control.turns.send_replace(());
     }
 }

@@ -49,7 +49,7 @@ const fn page(path: &'static str, handler: fn() -> MethodRouter<Arc<Control>>) -
 }
 
 /// `get` answers HEAD as well.
-pub const fn routes() -> [Route; 16] {
+pub const fn routes() -> [Route; 17] {
     [
         api("post", "/v1/plays", SMALL_BODY, || post(plays::play)),
         api("get", "/v1/plays/multivariant.m3u8", 0, || get(plays::multivariant)),
@@ -57,6 +57,7 @@ pub const fn routes() -> [Route; 16] {
         api("get", "/v1/fleet", 0, || get(operator::fleet)),
         api("get", "/v1/health", 0, || get(operator::health)),
         api("get", "/v1/openapi.json", 0, || get(api_doc::openapi)),
+        api("delete", "/v1/appliances/{appliance}", SMALL_BODY, || delete(operator::deregister)),
         api("post", "/v1/appliances/{appliance}/drain", SMALL_BODY, || post(operator::drain)),
         api("delete", "/v1/appliances/{appliance}/drain", SMALL_BODY, || delete(operator::enable)),
         api("post", "/v1/agent/register", SMALL_BODY, || post(agents::register)),

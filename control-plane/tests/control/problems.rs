@@ -116,6 +116,9 @@ fn an_agent_and_an_operator_are_told_what_is_wrong_with_theirs() {
         keys().with("authorization", "Bearer nonsense"),
         keys().with("authorization", "Basic eDp5"),
         case("POST", "/v1/appliances/stranger/drain", 404, "unknown-appliance"),
+        case("DELETE", "/v1/appliances/stranger", 404, "unknown-appliance"),
+        case("DELETE", "/v1/appliances/box-a", 409, "still-reporting"),
+        case("DELETE", "/v1/appliances/box-a", 403, "foreign-page").with("origin", "http://evil.test"),
         case("POST", "/v1/appliances/box-a/drain", 403, "foreign-page").with("origin", "http://evil.test"),
     ]);
 }

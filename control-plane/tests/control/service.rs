@@ -223,6 +223,45 @@ fn where_operators_have_a_key_drain_asks_for_it() {
 }
 
 #[test]
+fn a_forgotten_box_leaves_the_fleet_and_the_next_manifest_for_good() {
+    let mut world = World::with(&[film("film")]);
+    world.bring_up("box-a");
+    world.bring_up("box-b");
+    let forget = |world: &World| world.ask("DELETE", "/v1/appliances/box-b", &[], None).status;
+    assert_eq!(forget(&world), 409, "it reports");
+    // After a start nobody has reported.
+    world.stop();
+    world.start();
+    assert_eq!(forget(&world), 204);
+    assert_eq!(forget(&world), 404);
+    let names = |world: &World| Manifest::parse(&world.agent_get(MANIFEST).body).unwrap().appliances;
+    world.wait_for("a manifest without it", |world| (names(world).len() == 1).then_some(()));
+    assert_eq!(names(&world)[0].as_str(), "box-a");
+    world.stop();
+    world.start();
+    assert_eq!(world.get("/v1/fleet", &[]).json().as_array().unwrap().len(), 1, "a restart does not know it");
+    assert_eq!(world.agent_post("/v1/agent/reports", &report("box-b", 3)).status, 404);
+    for _ in 0..2 {
+        assert_eq!(world.register("box-b").status, 200);
+        assert_eq!(names(&world).len(), 2, "the manifest that a registered box meets names it");
+    }
+}
+
+#[test]
+fn a_box_is_ordered_to_no_manifest_that_does_not_name_it() {
+    let world = World::with(&[film("film")]);
+    world.bring_up("box-a");
+    let away = world.folder.path().join("away");
+    fs::rename(world.origin().join("titles"), away).unwrap();
+    world.wait_for("the trouble", |world| (troubles(world) == ["origin"]).then_some(()));
+    assert_eq!(world.register("box-b").status, 200, "in no manifest, because none is planned now");
+    let ordered = |name: &str| {
+        world.agent_post("/v1/agent/reports", &report(name, 2)).json()["manifest_version"].as_u64()
+    };
+    assert_eq!((ordered("box-a"), ordered("box-b")), (Some(1), Some(0)));
+}
+
+#[test]
 fn a_report_that_comes_late_changes_nothing() {
     let world = World::with(&[film("film")]);
     world.bring_up("box-a");
@@ -381,5 +420,5 @@ fn every_described_operation_answers_as_described() {
             walked += 1;
         }
     }
-    assert_eq!(walked, 14);
+    assert_eq!(walked, 15);
 }
