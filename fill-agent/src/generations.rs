@@ -47,7 +47,10 @@ pub fn load(state: &Path) -> io::Result<Loaded> {
     // Its number was given away even if its file is gone, and a server may still have the file open.
     let gone = current.filter(|current| !generations.contains(current));
     if let Some(gone) = gone {
-        tracing::error!("{} names generation {gone:x}, which is not there", folder.join(CURRENT_NAME).display());
+        tracing::error!(
+            "{} names generation {gone:x}, which is not there",
+            folder.join(CURRENT_NAME).display()
+        );
     }
     for generation in generations.into_iter().filter(|other| *other != loaded.contents.generation) {
         let named = read(&folder, generation).map(|contents| {

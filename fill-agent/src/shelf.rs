@@ -330,9 +330,10 @@ mod tests {
     fn a_stranger_stays_while_a_generation_that_cannot_be_read_may_name_it() {
         let mut shelf = Shelf::new(&Contents::default(), &[(2, Some(vec![])), (3, None)]);
         shelf.found(STRANGER, None, 10);
-        assert_eq!([None, Some(2), Some(3), Some(4)].map(|oldest| goes(&shelf, oldest)), [
-            false, false, false, true
-        ]);
+        assert_eq!(
+            [None, Some(2), Some(3), Some(4)].map(|oldest| goes(&shelf, oldest)),
+            [false, false, false, true]
+        );
     }
 
     #[test]

@@ -53,6 +53,7 @@ fn a_disk_that_cannot_be_written_to_is_reported_as_failed_and_another_is_used() 
         "mount -t tmpfs -o size=9t none \"$0\"; mkdir \"$0\"/files \"$0\"/incoming; \
          echo '{{\"format\":1,\"uuid\":\"{uuid}\"}}' > \"$0\"/OCA-VOLUME; mount -o remount,ro \"$0\""
     );
+    lab.world().server.unseen.insert(uuid.parse().unwrap());
     let Some(_agent) = start_with(&lab, &script) else { return };
     lab.expect_exactly(&[&film]);
     lab.wait("the disk is reported as failed", |world| {

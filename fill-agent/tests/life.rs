@@ -133,6 +133,32 @@ fn a_volume_that_the_server_cannot_read_is_not_counted_on() {
 }
 
 #[test]
+fn a_disk_that_replaced_another_is_not_counted_on_until_the_server_is_started_anew() {
+    let lab = Lab::new(2);
+    let (film, small) = two();
+    lab.ask_for(&[("film", &film), ("film", &small)]);
+    let agent = lab.start_impatient();
+    lab.expect_exactly(&[&film, &small]);
+    let (_, _, path) = lab.catalogue().remove(0);
+    let gone = (0..2).find(|index| path.starts_with(lab.volume(*index))).unwrap();
+    fs::rename(lab.volume(gone), lab.path("pulled out")).unwrap();
+    fs::create_dir(lab.volume(gone)).unwrap();
+    lab.wait("the new disk is reported and all is held on the other one", |world| {
+        let served = lab.catalogue().iter().all(|(_, _, path)| !path.starts_with(lab.volume(gone)));
+        served
+            && world.reports.last().is_some_and(|report| {
+                is_complete(report, 1) && report.volumes[gone].state == VolumeState::Failed
+            })
+    });
+    lab.world().server.volumes.clear();
+    lab.wait("both disks are used", |world| {
+        world.reports.last().is_some_and(|report| report.health == Health::Ok)
+    });
+    lab.expect_exactly(&[&film, &small]);
+    agent.stop();
+}
+
+#[test]
 fn server_and_control_plane_may_go_away_and_come_back() {
     let lab = Lab::new(1);
     let (film, _) = two();

@@ -25,6 +25,8 @@ use crate::sources::until_open_ms;
 const SOURCES_AHEAD: usize = 64;
 /// What a source wants in its headers may expire.
 const SOURCES_KEPT_MS: u64 = 5 * 60_000;
+/// Sources that all open later than this are worth a word: the wait is planned, or a clock is wrong.
+const CLOSED_MS: u64 = 10_000;
 /// An object that could not be pulled is tried again after this long, doubling up to [`TROUBLE_MS_MAX`].
 const TROUBLE_MS: u64 = 1_000;
 const TROUBLE_MS_MAX: u64 = 60_000;
@@ -41,6 +43,8 @@ pub(super) struct State {
     sources: BTreeMap<ObjectId, KnownSources>,
     ask: Retry,
     trouble: BTreeMap<ObjectId, Trouble>,
+    /// How often it was said that no source may be used yet; 0 again when one may.
+    closed_said: u32,
     /// Unfinished downloads that can go on, on usable volumes.
     partials: BTreeMap<ObjectId, (VolumeId, Partial)>,
     /// Found to have no room at the last look.
@@ -64,6 +68,8 @@ struct Active {
 struct KnownSources {
     sources: Vec<FillSource>,
     asked_ms: u64,
+    /// None of them opened within [`CLOSED_MS`].
+    closed: bool,
 }
 
 #[derive(Debug)]
@@ -98,12 +104,20 @@ impl State {
     }
 
     #[cfg(test)]
+    pub fn closed_said(&self) -> u32 {
+        self.closed_said
+    }
+
+    #[cfg(test)]
     pub fn active_count(&self) -> usize {
         self.active.len()
     }
 
     pub fn asks_for_help(&self) -> bool {
-        !self.unplaced.is_empty() || self.trouble.values().any(|trouble| trouble.failures >= TROUBLE_SERIOUS)
+        // Once may be a plan; to be asked again and still be closed is none.
+        !self.unplaced.is_empty()
+            || self.closed_said > 1
+            || self.trouble.values().any(|trouble| trouble.failures >= TROUBLE_SERIOUS)
     }
 }
 
@@ -165,9 +179,9 @@ impl Core {
         }
     }
 
-    /// Volumes are read first: what lies on them need not be pulled.
+    /// Volumes are read first, for a while: what lies on them need not be pulled.
     fn start_jobs(&mut self, now: Now, actions: &mut Vec<Action>) {
-        if !self.volumes.settled() {
+        if !self.volumes.ready {
             return;
         }
         let candidates: Vec<_> =
@@ -259,21 +273,46 @@ impl Core {
         match answer {
             Ok(answer) => {
                 self.fill.ask.succeed(now);
-                let mut given: BTreeMap<_, _> =
-                    answer.objects.into_iter().map(|given| (given.path.object, given.sources)).collect();
-                for object in asked {
-                    let sources = given.remove(object).unwrap_or_default();
-                    if sources.is_empty() {
-                        self.trouble(*object, "no source has it", now);
-                    } else {
-                        self.fill.sources.insert(*object, KnownSources { sources, asked_ms: now.ms });
-                    }
-                }
+                self.take_sources(asked, answer, now);
             }
             Err(error) => {
                 self.fill.ask.fail(now);
                 tracing::warn!("{error}");
             }
+        }
+    }
+
+    fn take_sources(&mut self, asked: &[ObjectId], answer: FillAnswer, now: Now) {
+        let mut given: BTreeMap<_, _> =
+            answer.objects.into_iter().map(|given| (given.path.object, given.sources)).collect();
+        let (mut closed, mut again) = (Vec::new(), false);
+        for object in asked {
+            let sources = given.remove(object).unwrap_or_default();
+            let Some(opens_ms) = sources.iter().map(|source| until_open_ms(source, now)).min() else {
+                self.trouble(*object, "no source has it", now);
+                continue;
+            };
+            let is_closed = opens_ms > CLOSED_MS;
+            let known = KnownSources { sources, asked_ms: now.ms, closed: is_closed };
+            let before = self.fill.sources.insert(*object, known);
+            if is_closed {
+                closed.push(opens_ms);
+                again |= before.is_some_and(|before| before.closed);
+            } else {
+                self.fill.closed_said = 0;
+            }
+        }
+        if let Some(opens_ms) = closed.iter().min()
+            && (self.fill.closed_said == 0 || again)
+        {
+            self.fill.closed_said = self.fill.closed_said.saturating_add(1);
+            tracing::warn!(
+                objects = closed.len(),
+                opens_in_s = opens_ms / 1_000,
+                clock_of_this_box = %now.wall,
+                "no source may be used yet: the not_before of each lies in the future. If that is not planned, the \
+                 clock of this box or of the control plane is wrong: set it by NTP"
+            );
         }
     }
 

@@ -160,7 +160,7 @@ impl Core {
         self.absorb(event, now);
         let mut actions = Vec::new();
         self.drive_control(now, &mut actions);
-        self.drive_volumes(&mut actions);
+        self.drive_volumes(now, &mut actions);
         // After the fill: what it begins now is not the end of the delta.
         self.drive_fill(now, &mut actions);
         self.drive_publish(now, &mut actions);

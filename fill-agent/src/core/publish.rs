@@ -84,7 +84,7 @@ impl Core {
 
     fn publish_due(&self, now: Now) -> bool {
         let publish = &self.publish;
-        if publish.writing.is_some() || !publish.write.ready(now) || !self.volumes.settled() {
+        if publish.writing.is_some() || !publish.write.ready(now) || !self.volumes.ready {
             return false;
         }
         let since = now.ms.saturating_sub(publish.last_ms);
@@ -165,10 +165,11 @@ impl Core {
         }
     }
 
-    /// Nothing is unlinked before the manifest is known, what lies on the volumes has been seen, and the server has
+    /// Nothing is unlinked before the manifest is known, what lies on the volumes has been seen (on those of them that
+    /// can be read: nothing is unlinked from another), and the server has
     /// said what it uses.
     fn unlink(&mut self, now: Now, actions: &mut Vec<Action>) {
-        if !self.volumes.settled() || now.ms < self.publish.last_tidy.saturating_add(TIDY_EVERY_MS) {
+        if !self.volumes.ready || now.ms < self.publish.last_tidy.saturating_add(TIDY_EVERY_MS) {
             return;
         }
         let Some(desired) = self.control.desired.as_ref().filter(|_| self.publish.heard) else { return };

@@ -73,7 +73,7 @@ impl Core {
         let served = self.server.as_ref().and_then(|status| Some((status, self.publish.served(status)?)));
         let Some(desired) = &self.control.desired else { return Holdings::default() };
         let Some((status, contents)) = served else { return nothing_of(desired) };
-        let dead = self.unserved(status);
+        let dead = self.unserved(status, contents);
         let serves = |key: &CatalogueKey| {
             let file = find(contents, key).and_then(|entry| file_of(contents, entry.file));
             file.is_some_and(|file| !dead.files.contains(&file) && !dead.volumes.contains(&file.uuid))
@@ -99,10 +99,10 @@ impl Core {
     }
 
     /// What the served generation names and the server cannot send all the same.
-    fn unserved(&self, status: &ServerStatus) -> Unserved {
+    fn unserved(&self, status: &ServerStatus, contents: &Contents) -> Unserved {
         let away = self.volumes.slots.iter().filter(|slot| slot.seen != Seen::Is(VolumeState::Ok));
-        let refused = status.volumes.iter().filter(|served| volume::refuses(status, served.uuid));
-        let volumes = away.filter_map(|slot| slot.uuid).chain(refused.map(|served| served.uuid)).collect();
+        let refused = contents.volumes.iter().filter(|uuid| volume::refuses(status, **uuid)).copied();
+        let volumes = away.filter_map(|slot| slot.uuid).chain(refused).collect();
         Unserved { files: status.withdrawn.iter().cloned().collect(), volumes }
     }
 

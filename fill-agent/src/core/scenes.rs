@@ -4,7 +4,7 @@ use content::catalogue::{Entry, FileRecord};
 use content::control_socket::{PublicKey, ServedVolume};
 use content::id::Extension;
 use content::manifest::ManifestEntry;
-use content::report::ServerFigures;
+use content::report::{Health, ServerFigures, VolumeState};
 use jiff::{SignedDuration, Timestamp};
 
 use super::*;
@@ -68,12 +68,8 @@ impl Scene {
             volumes: (0..volumes.len()).map(|slot| (PathBuf::from(format!("v{slot}")), None)).collect(),
             publish_every_ms: 60_000,
         };
-        let serves = |uuid: &VolumeId| ServedVolume {
-            uuid: *uuid,
-            usable: true,
-            read_errors: 0,
-            read_latency_us: 0,
-        };
+        let serves =
+            |uuid: &VolumeId| ServedVolume { uuid: *uuid, usable: true, read_errors: 0, read_latency_us: 0 };
         let status = ServerStatus {
             generation: contents.generation,
             oldest_in_use: contents.generation,
@@ -102,9 +98,7 @@ impl Scene {
     /// After so long, server and volumes answer as `self` says.
     fn gather_after(&mut self, ms: u64) -> Vec<Action> {
         self.ms += ms;
-        let probed = |uuid: &VolumeId| {
-            Ok(Probed { uuid: *uuid, bytes_total: 1 << 40, bytes_free: 1 << 39 })
-        };
+        let probed = |uuid: &VolumeId| Ok(Probed { uuid: *uuid, bytes_total: 1 << 40, bytes_free: 1 << 39 });
         let volumes = self.volumes.iter().map(probed).collect();
         self.step(Event::Gathered { server: Some(Box::new(self.status.clone())), volumes })
     }
@@ -182,4 +176,104 @@ fn a_server_that_was_away_or_started_anew_is_handed_the_keys_again() {
     scene.step(Event::Gathered { server: None, volumes: vec![] });
     assert!(hand(&mut scene), "was away");
     assert!(!hand(&mut scene), "it has them");
+}
+
+#[test]
+fn what_lies_on_a_disk_that_the_server_does_not_know_is_missing_and_goes_elsewhere() {
+    let asked = manifest(1, &[(path("film", 1), MIB)]);
+    // B replaced the disk that the server knows, at the same path.
+    let mut scene = Scene::new(&[A, B], one_film_on(B), &asked);
+    scene.status.volumes.truncate(1);
+    scene.gather_after(10);
+    assert_eq!(scene.missing(), [0]);
+    (0..2).for_each(|slot| drop(scene.scan_found_all(slot)));
+    let states = |scene: &mut Scene| -> Vec<_> {
+        scene.core.next_report().volumes.iter().map(|volume| volume.state).collect()
+    };
+    assert_eq!(states(&mut scene), [VolumeState::Ok, VolumeState::Ok], "it may be new to the server");
+    (0..2).for_each(|_| drop(scene.gather_after(5_000)));
+    assert_eq!(states(&mut scene), [VolumeState::Ok, VolumeState::Failed]);
+    assert!(!scene.core.shelf.holds(&object(1)), "it is pulled again");
+    // The server is started anew.
+    scene.status.volumes.push(ServedVolume { uuid: B, ..scene.status.volumes[0].clone() });
+    scene.gather_after(1_000);
+    let actions = scene.gather_after(1_000);
+    assert!(actions.iter().any(|action| matches!(action, Action::Scan { uuid: B, .. })), "{actions:?}");
+    assert_eq!(scene.missing(), [0; 0]);
+}
+
+/// Tells where film 2 is to be had; gives what is begun, if anything.
+fn offer_film_2(scene: &mut Scene) -> Option<Job> {
+    let answer = Ok(FillAnswer { objects: vec![tests::offer(&path("film", 2))] });
+    let actions = scene.step(Event::Sources { asked: vec![object(2)], answer });
+    started(actions)
+}
+
+fn started(actions: Vec<Action>) -> Option<Job> {
+    actions.into_iter().find_map(|action| match action {
+        Action::Start(job) => Some(job),
+        _ => None,
+    })
+}
+
+/// Pulls film 2 to volume A and publishes it, at once.
+fn is_filled(scene: &mut Scene, job: Option<Job>) {
+    let job = job.expect("film 2 is pulled");
+    assert_eq!(job.at.uuid, A);
+    scene.ms += 2_000;
+    let actions = scene.step(Event::JobEnded { object: job.object, outcome: Outcome::Stored });
+    let writes = |action: &Action| matches!(action, Action::Write(contents) if contents.entries.len() == 2);
+    assert!(actions.iter().any(writes), "{actions:?}");
+}
+
+#[test]
+fn a_volume_whose_reading_hangs_at_the_start_holds_the_box_up_for_half_a_minute_only() {
+    let asked = manifest(1, &[(path("film", 1), MIB), (path("film", 2), MIB)]);
+    let mut scene = Scene::new(&[A, B], one_film_on(A), &asked);
+    scene.gather_after(0);
+    scene.scan_found_all(0);
+    assert_eq!(offer_film_2(&mut scene), None, "it may lie on the other volume");
+    let before = started(scene.gather_after(29_000));
+    assert_eq!(before, None);
+    let job = started(scene.gather_after(1_000));
+    is_filled(&mut scene, job);
+}
+
+#[test]
+fn a_volume_that_comes_later_holds_nothing_up_while_it_is_read() {
+    let asked = manifest(1, &[(path("film", 1), MIB), (path("film", 2), MIB)]);
+    let mut scene = Scene::new(&[A, B], one_film_on(A), &asked);
+    scene.gather_after(0);
+    (0..2).for_each(|slot| drop(scene.scan_found_all(slot)));
+    scene.ms += 1_000;
+    let missing = || Err(VolumeFault::Missing("pulled out".to_owned()));
+    let there = Ok(Probed { uuid: A, bytes_total: 1 << 40, bytes_free: 1 << 39 });
+    let server = Some(Box::new(scene.status.clone()));
+    scene.step(Event::Gathered { server, volumes: vec![there, missing()] });
+    let actions = scene.gather_after(1_000);
+    assert!(actions.iter().any(|action| matches!(action, Action::Scan { uuid: B, .. })));
+    let job = offer_film_2(&mut scene);
+    is_filled(&mut scene, job);
+}
+
+#[test]
+fn sources_that_all_open_later_are_said_once_and_again_when_they_still_do() {
+    let asked = manifest(1, &[(path("film", 2), MIB)]);
+    let mut scene = Scene::new(&[A], one_film_on(A), &asked);
+    scene.gather_after(0);
+    scene.scan_found_all(0);
+    let answer = |scene: &mut Scene, ahead_ms: i64| {
+        let mut offer = tests::offer(&path("film", 2));
+        offer.sources[0].not_before = scene.now().wall + SignedDuration::from_millis(ahead_ms);
+        let answer = Ok(FillAnswer { objects: vec![offer] });
+        let job = started(scene.step(Event::Sources { asked: vec![object(2)], answer }));
+        (job.is_some(), scene.core.fill.closed_said(), scene.core.next_report().health)
+    };
+    let hour_ms = 3_600_000;
+    assert_eq!(answer(&mut scene, hour_ms), (false, 1, Health::Ok));
+    let asks = |actions: &[Action]| actions.iter().any(|action| matches!(action, Action::AskSources { .. }));
+    assert!(!asks(&scene.gather_after(60_000)));
+    assert!(asks(&scene.gather_after(300_000)), "what it knows is too old");
+    assert_eq!(answer(&mut scene, hour_ms), (false, 2, Health::Degraded));
+    assert_eq!(answer(&mut scene, 0), (true, 0, Health::Ok));
 }

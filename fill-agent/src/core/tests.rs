@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use content::catalogue::{FileRecord, build};
+use content::control_socket::ServedVolume;
 use content::fill::{FillObject, FillSource, SourceKind};
 use content::manifest::ManifestEntry;
 use content::report::{Health, ServerFigures};
@@ -220,7 +221,7 @@ impl World {
             draining: false,
             token_keys: 0,
             withdrawn: self.server.withdrawn.clone(),
-            volumes: Vec::new(),
+            volumes: self.disks.iter().enumerate().map(|(slot, disk)| served(slot, disk.there)).collect(),
             limited_by: "none".to_owned(),
             headroom: 1.0,
             figures: ServerFigures::default(),
@@ -405,7 +406,11 @@ fn files_of(contents: &Contents) -> Vec<FileName> {
     contents.files.iter().filter_map(|file: &FileRecord| name_of(contents, file)).collect()
 }
 
-fn offer(path: &MediaPath) -> FillObject {
+fn served(slot: usize, usable: bool) -> ServedVolume {
+    ServedVolume { uuid: uuid(slot), usable, read_errors: 0, read_latency_us: 0 }
+}
+
+pub(super) fn offer(path: &MediaPath) -> FillObject {
     let source = FillSource {
         kind: SourceKind::Origin,
         url: "http://origin/x".to_owned(),

@@ -21,13 +21,20 @@ use crate::volumes::{Probed, Scan, VolumeFault};
 
 /// After a write failed, the volume is left alone for this long.
 const FAILED_MS: u64 = 5 * 60_000;
-/// So long the server must call a volume unusable before its objects are withdrawn from the catalogue: a volume that was
+/// So long the server must refuse a volume before its objects are withdrawn from the catalogue: a volume that was
 /// just made is unknown to it for a second. The report says at once that they are not served.
 const UNUSABLE_MS: u64 = 3_000;
+
+/// At the start, nothing is pulled, published or unlinked before every volume has been read, or for so long: what lies
+/// on them need not be pulled. One that takes longer, or comes later, holds nothing up: it is left out while it is read.
+const SETTLE_MS: u64 = 30_000;
 
 #[derive(Debug)]
 pub(super) struct State {
     pub slots: Vec<Slot>,
+    /// The wait at the start is over.
+    pub ready: bool,
+    first_ms: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -63,7 +70,8 @@ pub(super) enum Stage {
 
 impl State {
     pub fn new(uuids: impl Iterator<Item = Option<VolumeId>>) -> Self {
-        Self { slots: uuids.map(|uuid| Slot { uuid, ..Slot::default() }).collect() }
+        let slots = uuids.map(|uuid| Slot { uuid, ..Slot::default() }).collect();
+        Self { slots, ready: false, first_ms: None }
     }
 
     pub fn slot_of(&self, uuid: VolumeId) -> Option<usize> {
@@ -84,10 +92,23 @@ impl State {
             .iter()
             .all(|slot| slot.seen != Seen::Unknown && !matches!(slot.stage, Stage::ToScan | Stage::Scanning))
     }
+
+    fn wait_to_settle(&mut self, now: Now) {
+        let since = now.ms.saturating_sub(*self.first_ms.get_or_insert(now.ms));
+        if !self.ready && (self.settled() || since >= SETTLE_MS) {
+            self.ready = true;
+            if !self.settled() {
+                tracing::warn!(
+                    after_ms = since,
+                    "a volume is still being read: the others are used without it"
+                );
+            }
+        }
+    }
 }
 
 impl Core {
-    pub(super) fn drive_volumes(&mut self, actions: &mut Vec<Action>) {
+    pub(super) fn drive_volumes(&mut self, now: Now, actions: &mut Vec<Action>) {
         for (slot, volume) in self.volumes.slots.iter_mut().enumerate() {
             let Some(uuid) = volume.uuid.filter(|_| volume.stage == Stage::ToScan) else { continue };
             volume.stage = Stage::Scanning;
@@ -97,6 +118,7 @@ impl Core {
             }
             actions.push(Action::Scan { slot, uuid, known });
         }
+        self.volumes.wait_to_settle(now);
     }
 
     pub(super) fn on_probed(&mut self, volumes: Vec<Result<Probed, VolumeFault>>, now: Now) {
@@ -125,6 +147,7 @@ impl Core {
         let changed = self.volumes.slots[slot].uuid.is_some_and(|old| old != probed.uuid);
         if changed {
             self.lose_slot(slot, VolumeState::Missing, "another volume is at its path now");
+            self.volumes.slots[slot].unusable_since_ms = None;
         }
         let reserved = self.fill.reserved(probed.uuid);
         let unusable = self.server.as_ref().is_some_and(|status| refuses(status, probed.uuid));
@@ -136,9 +159,13 @@ impl Core {
             self.fill.room_grew = true;
         }
         volume.bytes_free = free;
+        if volume.unusable_since_ms.is_some() && !unusable {
+            self.fill.room_grew = true;
+        }
         volume.unusable_since_ms = unusable.then(|| volume.unusable_since_ms.unwrap_or(now.ms));
         if volume.unusable_since_ms.is_some_and(|since| now.ms >= since.saturating_add(UNUSABLE_MS)) {
-            return self.lose_slot(slot, VolumeState::Failed, "the server cannot read from it");
+            let why = why_refused(self.server.as_ref(), probed.uuid);
+            return self.lose_slot(slot, VolumeState::Failed, why);
         }
         if now.ms < volume.failed_until_ms {
             return;
@@ -229,9 +256,10 @@ impl Core {
         self.fill.stale = true;
     }
 
-    /// The volumes that objects may be put on.
+    /// The volumes that objects may be put on, and would be served from.
     pub(super) fn spaces(&self) -> Vec<Space> {
-        let usable = self.volumes.slots.iter().filter(|slot| slot.stage == Stage::Usable);
+        let slots = self.volumes.slots.iter();
+        let usable = slots.filter(|slot| slot.stage == Stage::Usable && slot.unusable_since_ms.is_none());
         usable
             .filter_map(|slot| {
                 let uuid = slot.uuid?;
@@ -254,7 +282,17 @@ impl Core {
     }
 }
 
-/// The server knows the volume and cannot use it.
+/// What lies on the volume is not served: the server cannot read from it, or does not know it (it takes a disk that
+/// replaced another only when it is started anew). A server that serves nothing yet has not looked.
 pub(super) fn refuses(status: &ServerStatus, uuid: VolumeId) -> bool {
-    status.generation > 0 && status.volumes.iter().any(|volume| volume.uuid == uuid && !volume.usable)
+    status.generation > 0 && !status.volumes.iter().any(|volume| volume.uuid == uuid && volume.usable)
+}
+
+fn why_refused(status: Option<&ServerStatus>, uuid: VolumeId) -> &'static str {
+    let knows = |status: &ServerStatus| status.volumes.iter().any(|volume| volume.uuid == uuid);
+    if status.is_some_and(knows) {
+        "the server cannot read from it"
+    } else {
+        "the server does not know it: if this disk replaced another, restart the server"
+    }
 }

@@ -1,4 +1,4 @@
-//! The stand-in for the segment server: speaks its socket, reads catalogues, serves nobody.
+//! The stand-in for the segment server: speaks its socket, reads catalogues, looks at the volumes, serves nobody.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use content::control_socket::{ServedVolume, ServerAnswer, ServerRequest, ServerS
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
-use super::{Shared, World};
+use super::{FakeServer, Shared, World};
 
 pub async fn serve(socket: PathBuf, state: PathBuf, shared: Shared) {
     let listener = UnixListener::bind(socket).unwrap();
@@ -60,6 +60,7 @@ fn answer(request: ServerRequest, state: &Path, world: &mut World) -> Option<Ser
             load(state, generation, world);
         }
     }
+    look_at_volumes(state, &mut world.server);
     Some(ServerAnswer::Status(status(world)))
 }
 
@@ -74,11 +75,25 @@ fn load(state: &Path, generation: u64, world: &mut World) {
     world.server.withdrawn.retain(|withdrawn| names.contains(&withdrawn.file));
 }
 
+/// Like the server: the first volume that was seen at a path is the one; another in its place is none of its own.
+fn look_at_volumes(state: &Path, server: &mut FakeServer) {
+    let lab = state.parent().unwrap();
+    for path in (0..9).map(|index| lab.join(format!("v{index}"))) {
+        let found = fill_agent::volumes::probe(&path).ok().map(|probed| probed.uuid);
+        if let Some(known) = found.or_else(|| server.volumes.get(&path).map(|(uuid, _)| *uuid)) {
+            let (uuid, there) = server.volumes.entry(path).or_insert((known, true));
+            *there = found == Some(*uuid);
+        }
+    }
+}
+
 fn status(world: &World) -> ServerStatus {
     let server = &world.server;
-    let volumes = server.unusable.iter().map(|uuid| ServedVolume {
+    let unseen = server.unseen.iter().map(|uuid| (uuid, true));
+    let seen = server.volumes.values().map(|(uuid, there)| (uuid, *there));
+    let volumes = seen.chain(unseen).map(|(uuid, there)| ServedVolume {
         uuid: *uuid,
-        usable: false,
+        usable: there && !server.unusable.contains(uuid),
         read_errors: 9,
         read_latency_us: 0,
     });

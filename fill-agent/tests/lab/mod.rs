@@ -83,7 +83,11 @@ pub struct FakeServer {
     pub token_keys: Vec<PublicKey>,
     pub draining: bool,
     pub withdrawn: Vec<FileName>,
+    /// By path: the volume that was there first, and whether it is there now.
+    pub volumes: BTreeMap<PathBuf, (VolumeId, bool)>,
     pub unusable: BTreeSet<VolumeId>,
+    /// There, though not to be seen from this process.
+    pub unseen: BTreeSet<VolumeId>,
     /// Publish is answered only when this is lifted.
     pub hold_publish: bool,
     pub publishes: Vec<u64>,
@@ -222,8 +226,8 @@ impl Lab {
         let uuid = |index: u32| contents.volumes[usize::try_from(index).unwrap()];
         let entries = contents.entries.iter().map(|entry| {
             let file = file(entry.file);
-            let path = volumes[&uuid(file.volume)].join(FILES_FOLDER).join(file_name(file.number));
-            (entry.object, entry.bytes, path)
+            let volume = volumes.get(&uuid(file.volume)).cloned().unwrap_or_else(|| self.path("gone"));
+            (entry.object, entry.bytes, volume.join(FILES_FOLDER).join(file_name(file.number)))
         });
         entries.collect()
     }
