@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
 use content::catalogue::file::Catalogue;
-use content::catalogue::{Contents, Entry, build};
-use content::id::CatalogueKey;
+use content::catalogue::{Contents, Entry, FileRecord, build};
+use content::id::{CatalogueKey, ObjectId};
 use content::token::KeyRing;
 use content::volume::VolumeId;
 
@@ -47,16 +47,23 @@ pub struct Generation {
     pub catalogue: Catalogue,
     /// The catalogue's volume → this server's. A volume that was away at the start may come later.
     volumes: Box<[AtomicU16]>,
-    /// The number of each file and its place in the catalogue, ascending.
-    files: Box<[(u64, u32)]>,
+    /// Ascending by number.
+    files: Box<[NamedFile]>,
 }
+
+/// A file's number, its place in the catalogue, and the place of the last entry in it; `NO_ENTRY`: there is none.
+struct NamedFile {
+    number: u64,
+    place: u32,
+    entry: u32,
+}
+
+const NO_ENTRY: u32 = u32::MAX;
 
 impl Generation {
     fn new(catalogue: Catalogue, volumes: &[Volume]) -> Self {
         let count = catalogue.volume_count();
-        let mut files: Box<[_]> =
-            catalogue.files().zip(0..).map(|(file, place)| (file.number, place)).collect();
-        files.sort_unstable();
+        let files = named_files(&catalogue);
         let volumes_here = (0..count).map(|_| AtomicU16::new(NO_VOLUME)).collect();
         let generation = Self { catalogue, volumes: volumes_here, files };
         generation.map_volumes(volumes);
@@ -96,11 +103,33 @@ impl Generation {
 
     /// Whether that file on that volume is in the catalogue.
     pub fn names(&self, volume: VolumeIndex, number: u64) -> bool {
-        let first = self.files.partition_point(|(other, _)| *other < number);
-        let same = self.files.iter().skip(first).take_while(|(other, _)| *other == number);
-        let record = |place: &u32| self.catalogue.file(*place);
-        same.filter_map(|(_, place)| record(place)).any(|file| self.volume(file.volume) == Some(volume))
+        self.named(volume, number).is_some()
     }
+
+    /// An object in that file: in a file of one object, that one.
+    fn object_in(&self, file: FileRef) -> Option<ObjectId> {
+        let named = self.named(file.volume, file.number)?;
+        self.catalogue.entry(usize::try_from(named.entry).ok()?).map(|entry| entry.object)
+    }
+
+    fn named(&self, volume: VolumeIndex, number: u64) -> Option<&NamedFile> {
+        let first = self.files.partition_point(|file| file.number < number);
+        let same = self.files.iter().skip(first).take_while(|file| file.number == number);
+        let on = |file: &NamedFile| self.catalogue.file(file.place).and_then(|file| self.volume(file.volume));
+        same.into_iter().find(|file| on(file) == Some(volume))
+    }
+}
+
+fn named_files(catalogue: &Catalogue) -> Box<[NamedFile]> {
+    let named = |(file, place): (FileRecord, u32)| NamedFile { number: file.number, place, entry: NO_ENTRY };
+    let mut files: Vec<_> = catalogue.files().zip(0..).map(named).collect();
+    for (entry, place) in catalogue.entries().zip(0..) {
+        if let Some(file) = usize::try_from(entry.file).ok().and_then(|file| files.get_mut(file)) {
+            file.entry = place;
+        }
+    }
+    files.sort_unstable_by_key(|file| file.number);
+    files.into_boxed_slice()
 }
 
 /// A volume as the server sees it.
@@ -190,11 +219,11 @@ impl Holdings {
         published.iter().map(|(number, _)| *number).min().unwrap_or_else(|| self.current().number())
     }
 
-    /// Whether a generation that is still in use names the file: else nobody can want it. Takes a lock: not for a
-    /// request's way.
-    pub fn names(&self, file: FileRef) -> bool {
+    /// An object in the file (of one that holds one object: that one), as the newest generation in use that names the
+    /// file says. None: nobody can want it any more. Takes a lock: not for a request's way.
+    pub fn object_in(&self, file: FileRef) -> Option<ObjectId> {
         let live = self.published().iter().rev().filter_map(|(_, weak)| weak.upgrade()).collect::<Vec<_>>();
-        live.iter().any(|generation| generation.names(file.volume, file.number))
+        live.iter().find_map(|generation| generation.object_in(file))
     }
 
     /// Has a bad block: not served again. A refill is a new file (DESIGN §3). One that is not held any more may have
@@ -282,8 +311,7 @@ impl Holdings {
 
 #[cfg(test)]
 mod tests {
-    use content::catalogue::FileRecord;
-    use content::id::{Extension, ObjectId};
+    use content::id::Extension;
 
     use super::*;
 
@@ -350,10 +378,11 @@ mod tests {
         holdings.publish(catalogue(1, 7));
         let request = holdings.current();
         holdings.publish(catalogue(2, 8));
-        assert!(holdings.names(file(7)) && holdings.names(file(8)));
+        let object = Some(ObjectId::of(b"x"));
+        assert_eq!([7, 8, 9].map(|number| holdings.object_in(file(number))), [object, object, None]);
         drop(request);
-        assert!(!holdings.names(file(7)) && holdings.names(file(8)));
-        assert!(!holdings.names(FileRef { volume: VolumeIndex(1), ..file(8) }));
+        assert_eq!([7, 8, 9].map(|number| holdings.object_in(file(number))), [None, object, None]);
+        assert_eq!(holdings.object_in(FileRef { volume: VolumeIndex(1), ..file(8) }), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //!
 //! | seen | fault of | consequence |
 //! |---|---|---|
-//! | wrong checksum, footer that does not fit, cut off, missing | the file | withdrawn: only a refill lifts that |
+//! | wrong checksum, footer that does not fit, another object, cut off, missing | the file | withdrawn: only a refill lifts that |
 //! | EIO and its like, marker missing | the volume | the 5th in a row makes it unusable; tried again later |
 //! | out of descriptors or memory | the host | this read only |
 //! | no generation in use names the file any more | nobody | a late read, which nobody waits for |
@@ -18,7 +18,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use content::checksum::{PIECE_BYTES, crc32c};
-use content::volume::{ALIGNMENT_BYTES, Footer, footer_offset};
+use content::volume::{ALIGNMENT_BYTES, FileKind, Footer, footer_offset};
 use nix::errno::Errno;
 
 use super::files::{Files, OpenFile};
@@ -140,9 +140,7 @@ impl<D: DiskIo> Reader<D> {
         if let Some(open) = self.files.find(file.number) {
             return Ok(open);
         }
-        if !self.setup.holdings.names(file) {
-            return Err(Fault::Late);
-        }
+        let Some(object) = self.setup.holdings.object_in(file) else { return Err(Fault::Late) };
         let opened = match self.io.open(file.number, file.data_bytes) {
             Ok(opened) => opened,
             // A volume that is not mounted has none of its files, and none of them is to be withdrawn for it.
@@ -151,6 +149,10 @@ impl<D: DiskIo> Reader<D> {
         };
         let footer = Footer::parse(&opened.footer, file.data_bytes);
         let footer = footer.map_err(|_| Fault::File("its footer does not fit"))?;
+        // The checksums say that the bytes are the file's; this, that the file is the object's. A pack holds many.
+        if footer.kind == FileKind::Object && footer.digest != object {
+            return Err(Fault::File("it holds another object"));
+        }
         let open = OpenFile { file: Rc::new(opened.file), checksums: footer.checksums.into() };
         // Else it would stay open until the next generation.
         if self.setup.holdings.current().names(file.volume, file.number) {

@@ -62,10 +62,14 @@ impl Site {
         let volume = u16::try_from(number % u64::try_from(self.volumes).unwrap()).unwrap();
         let file = u32::try_from(self.contents.files.len()).unwrap();
         let size = u64::try_from(data_bytes).unwrap();
-        self.files.insert((volume, number), file_bytes(number, data_bytes));
+        let kind = if objects.len() == 1 { FileKind::Object } else { FileKind::Pack };
+        self.files.insert((volume, number), file_bytes(number, data_bytes, kind));
         self.contents.files.push(FileRecord { number, data_bytes: size, volume: u32::from(volume) });
         for (offset, bytes) in objects {
-            let object = ObjectId::of(format!("{number} {offset}").as_bytes());
+            let object = match kind {
+                FileKind::Object => digest(number),
+                FileKind::Pack => ObjectId::of(format!("{number} {offset}").as_bytes()),
+            };
             let path = format!("/night/sd/{object}.mp4");
             self.contents.entries.push(Entry {
                 key: CatalogueKey::of_path(path.as_bytes()),
@@ -103,7 +107,12 @@ impl Site {
     }
 }
 
-fn file_bytes(number: u64, data_bytes: usize) -> Vec<u8> {
+/// What a file's footer calls its data: any name will do.
+fn digest(number: u64) -> ObjectId {
+    ObjectId::of(&number.to_le_bytes())
+}
+
+fn file_bytes(number: u64, data_bytes: usize, kind: FileKind) -> Vec<u8> {
     let mut random = Random::new(number ^ 0x0ca_0ca);
     let mut data = Vec::with_capacity(data_bytes + 8192);
     while data.len() < data_bytes {
@@ -113,9 +122,9 @@ fn file_bytes(number: u64, data_bytes: usize) -> Vec<u8> {
     let mut checksums = Checksums::default();
     checksums.update(&data);
     let footer = Footer {
-        kind: FileKind::Object,
+        kind,
         data_bytes: u64::try_from(data_bytes).unwrap(),
-        digest: ObjectId::of(&number.to_le_bytes()),
+        digest: digest(number),
         checksums: checksums.finish(),
     };
     data.resize(usize::try_from(footer_offset(footer.data_bytes)).unwrap(), 0);

@@ -191,6 +191,21 @@ fn a_corrupt_block_is_never_sent_and_its_file_is_withdrawn() {
 }
 
 #[test]
+fn a_file_with_another_objects_bytes_is_never_sent_and_is_withdrawn() {
+    let (disks, items) = (Disks::new(), [item(70_000, 1), item(70_000, 2), item(70_000, 3)]);
+    disks.write(1, &items);
+    // Whole and with a footer that fits it.
+    fs::copy(disks.file(1), disks.file(0)).unwrap();
+    let site = disks.start("");
+    let mut wire = site.wire();
+    assert_eq!(wire.get(&site.target(&items[0]), "").status, 503);
+    assert!(wire.get(&site.target(&items[2]), "").content == items[2].bytes);
+    let withdrawn = site.tell(&ServerRequest::Status).unwrap().withdrawn;
+    assert_eq!(withdrawn.iter().map(|file| file.file).collect::<Vec<_>>(), [1]);
+    site.server.stop();
+}
+
+#[test]
 fn a_volume_that_goes_away_takes_only_its_own_objects_along() {
     let (disks, items) = (Disks::new(), items());
     disks.write(1, &items);
@@ -228,6 +243,9 @@ fn a_draining_server_refuses_new_requests_and_closes() {
     assert_eq!(site.manage("GET", "/health").status, 503);
     assert!(!site.tell(&ServerRequest::Drain { on: false }).unwrap().draining);
     assert_eq!(site.wire().get(&target, "").status, 200);
+    // When the program ends, the agent still says what the control plane told it last.
+    site.server.drain();
+    assert!(site.tell(&ServerRequest::Drain { on: false }).unwrap().draining);
     site.server.stop();
 }
 
