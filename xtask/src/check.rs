@@ -22,6 +22,10 @@ use crate::{clock, http, process};
 
 /// The longest wait after the first frame that nobody sees.
 const STALL_MS_MAX: f64 = 250.0;
+/// How far ahead the players fetch: little, so that much of a short title is still to come when its box is killed.
+const BUFFER_S: &str = "8";
+/// A shorter title would be fetched to its end before the kill: 40 % of it, the buffer, and a fragment of 2 s.
+const TITLE_MIN: Duration = Duration::from_secs(20);
 const ASK: Duration = Duration::from_secs(5);
 /// To the first frame, or to the first bytes.
 const BEGIN: Duration = Duration::from_secs(30);
@@ -59,6 +63,13 @@ pub fn run(stop: &Stop, fleet: Fleet, works: &[Work], data: &Path) -> Result<()>
     let mut check = Check { stop, fleet, folder, rows: Vec::new() };
     let titles = check.titles(works)?;
     let first = titles.first().context("nothing was published")?;
+    if let Some(short) = titles.iter().find(|title| title.duration < TITLE_MIN) {
+        let (seconds, least) = (short.duration.as_secs_f64(), TITLE_MIN.as_secs());
+        bail!(
+            "--check kills a box in the middle of a title, and {} lasts {seconds:.1} s: give films of {least} s at least",
+            short.slug
+        );
+    }
     if let Some(long) = titles.iter().find(|title| title.duration > DURATION_MAX) {
         let (minutes, most) = (long.duration.as_secs() / 60, DURATION_MAX.as_secs() / 60);
         bail!(
@@ -142,6 +153,8 @@ impl Check<'_> {
             "check",
             "--stall-max-ms",
             "250",
+            "--buffer-s",
+            BUFFER_S,
         ];
         let mut arguments: Vec<OsString> = fixed.iter().map(Into::into).collect();
         arguments.extend(["--json".into(), report.into(), "--fragments".into(), fragments.into()]);
@@ -178,7 +191,7 @@ impl Check<'_> {
         line.show("starting Chromium");
         let browser = Browser::start(self.stop, &self.fleet.plan.run)?;
         browser.open(&format!(
-            "{}/?title={}&autoplay=1&check=1",
+            "{}/?title={}&autoplay=1&check=1&buffer={BUFFER_S}",
             self.fleet.plan.control_url(),
             title.slug
         ))?;
@@ -274,7 +287,7 @@ impl Check<'_> {
 
 /// When the appliance is killed: early enough that the players' buffers do not reach the end of a sample.
 fn kill_time(title: &Title) -> Duration {
-    title.duration.mul_f64(0.3)
+    title.duration.mul_f64(0.4)
 }
 
 /// The box that sent most since `before`.
