@@ -214,6 +214,8 @@ function ownOrigin(url: string): string {
 
 function labelOf(name: string, language: string | undefined): string {
   if (language === undefined || language === "") return name;
+  // BCP 47 "undetermined", which Intl would call "root".
+  if (language === "und") return "Unknown language";
   try {
     return new Intl.DisplayNames(["en"], { type: "language" }).of(language) ?? name;
   } catch {
