@@ -92,7 +92,7 @@ impl Catalogue {
         }
     }
 
-    /// Reads every page, checks its checksum and every reference in it: 1 to 2 s per GB.
+    /// Reads every page, checks its checksum and every reference in it. Takes long for a large one: not for a worker.
     pub fn verify(&self) -> Result<(), CatalogueError> {
         self.verify_sums()?;
         self.verify_references()
