@@ -56,6 +56,8 @@ pub struct PlayAnswer {
     pub expires: Timestamp,
     /// The HLS multivariant playlist of this play.
     pub hls: String,
+    /// The DASH manifest of this play.
+    pub dash: String,
     /// Every appliance that occurs below, the best first.
     pub appliances: Vec<RankedAppliance>,
     pub streams: Vec<PlayStream>,

@@ -1,14 +1,14 @@
 //! The HLS multivariant playlist of one play (draft-pantos-hls-rfc8216bis §4.4.6).
 //!
-//! Absolute URLs of media playlists on one appliance: the best that holds every offered stream. While no box holds all of
-//! them (a night's fill is under way), the one that holds most of them, and then only those are listed. What is inside a
-//! media playlist is the pipeline's: its URIs are relative, so they inherit appliance and token.
+//! Absolute URLs of media playlists on one appliance, the best of those that [`pathways`] finds. What is inside a media
+//! playlist is the pipeline's: its URIs are relative, so they inherit appliance and token.
 
 use std::fmt::Write as _;
 
 use content::title::{Stream, StreamKind};
 
-use crate::playback::{Offer, OfferedStream};
+use crate::pathways::{self, of_class};
+use crate::playback::Offer;
 use crate::refusal::Refusal;
 use crate::streams::{Class, wish_rank};
 
@@ -16,9 +16,10 @@ pub const MEDIA_TYPE: &str = "application/vnd.apple.mpegurl";
 
 const SUBTITLES_GROUP: &str = "subtitles";
 
-/// Refused while no appliance holds a picture and a sound together.
+/// Refused as [`pathways::choose`] is.
 pub fn multivariant(offer: &Offer<'_>, token: &str, wishes: &[String]) -> Result<String, Refusal> {
-    let (appliance, listed) = choose(offer)?;
+    let whole = pathways::choose(offer)?;
+    let (appliance, listed) = (whole.best(), whole.streams);
     let url = |stream: &Stream| offer.url(appliance, stream.tier, stream.playlist, token);
     let groups = audio_groups(&listed);
     let subtitles: Vec<_> = of_class(&listed, Class::Subtitles).collect();
@@ -37,34 +38,6 @@ pub fn multivariant(offer: &Offer<'_>, token: &str, wishes: &[String]) -> Result
         }
     }
     Ok(text)
-}
-
-/// The appliance, and the streams that it holds whole.
-fn choose<'a>(offer: &'a Offer<'_>) -> Result<(usize, Vec<&'a Stream>), Refusal> {
-    let held = |index: usize| -> Vec<&OfferedStream<'_>> {
-        offer.streams.iter().filter(|offered| offered.is_whole_on(index)).collect()
-    };
-    let sound = offer.streams.iter().any(|offered| Class::of(offered.stream) == Class::Audio);
-    let playable = |held: &[&OfferedStream<'_>]| {
-        let has = |class| held.iter().any(|offered| Class::of(offered.stream) == class);
-        has(Class::Video) && (!sound || has(Class::Audio))
-    };
-    let mut best: Option<(usize, Vec<&OfferedStream<'_>>)> = None;
-    for index in 0..offer.ranking.candidates.len() {
-        let held = held(index);
-        // Only more of them displaces a better rank; so the first that holds all stays.
-        if playable(&held) && best.as_ref().is_none_or(|(_, most)| held.len() > most.len()) {
-            best = Some((index, held));
-        }
-    }
-    let title = || offer.known.title.title.to_string();
-    let why = "no appliance holds a picture and its sound together yet".to_owned();
-    let (index, held) = best.ok_or_else(|| Refusal::NoAppliance { title: title(), why })?;
-    Ok((index, held.into_iter().map(|offered| offered.stream).collect()))
-}
-
-fn of_class<'a>(streams: &[&'a Stream], class: Class) -> impl Iterator<Item = &'a Stream> {
-    streams.iter().copied().filter(move |stream| Class::of(stream) == class)
 }
 
 struct AudioGroup<'a> {

@@ -6,15 +6,18 @@
 //!
 //! ```text
 //! request -> licence -> streams -> steering -> playback -> JSON answer
-//!                                                     `--> hls      -> multivariant playlist
+//!                                                     |--> hls      -> multivariant playlist
+//!                                                     `--> dash     -> MPD
 //! titles, registrations -> placement -> manifest;   wish list -> fill_sources -> where to pull it from
 //! ```
 //!
 //! Read `playback` first; then `steering`, `placement`, and `service`.
 
+pub mod dash;
 pub mod fill_sources;
 pub mod hls;
 pub mod licence;
+pub mod pathways;
 pub mod placement;
 pub mod playback;
 pub mod refusal;

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use content::control_socket::PublicKey;
 use content::id::{CatalogueKey, Extension, Tier};
 use content::play::{PassedOver, PlayAnswer, PlayObject, PlayRequest, PlayStream, RankedAppliance};
+use content::report::Registration;
 use content::title::{ObjectRef, Stream, Title};
 use content::token::{Claims, KeyRing, Signer};
 use jiff::{SignedDuration, Timestamp};
@@ -14,7 +15,7 @@ use crate::refusal::Refusal;
 use crate::snapshot::{KnownTitle, Snapshot};
 use crate::steering::{self, Candidate, Ranking, Reason};
 use crate::streams::{self, Class};
-use crate::{hls, licence};
+use crate::{dash, hls, licence};
 
 /// Longest list of languages or codecs, and longest text of one, that a request may carry.
 pub const LIST_MAX: usize = 32;
@@ -104,7 +105,8 @@ pub fn play(
         title: request.title.clone(),
         name: title.name.clone(),
         duration_ms: title.duration_ms,
-        hls: hls_url(issuer, request, &token),
+        hls: manifest_url(issuer, "multivariant.m3u8", request, &token),
+        dash: manifest_url(issuer, "manifest.mpd", request, &token),
         expires: claims.expires,
         appliances: offer.appliances(),
         streams: offer.streams.iter().map(|offered| offer.play_stream(offered, &token)).collect(),
@@ -121,13 +123,36 @@ pub fn multivariant(
     token: Option<&str>,
     now: Timestamp,
 ) -> Result<String, Refusal> {
+    let (offer, token) = offer_with(snapshot, issuer, request, token, now)?;
+    hls::multivariant(&offer, &token, &request.languages)
+}
+
+/// The DASH manifest of a play; its token as in [`multivariant`].
+pub fn dash_manifest(
+    snapshot: &Snapshot,
+    issuer: &Issuer,
+    request: &PlayRequest,
+    token: Option<&str>,
+    now: Timestamp,
+) -> Result<String, Refusal> {
+    let (offer, token) = offer_with(snapshot, issuer, request, token, now)?;
+    dash::manifest(&offer, &token)
+}
+
+fn offer_with<'a>(
+    snapshot: &'a Snapshot,
+    issuer: &Issuer,
+    request: &PlayRequest,
+    token: Option<&str>,
+    now: Timestamp,
+) -> Result<(Offer<'a>, String), Refusal> {
     let offer = offer(snapshot, request, now)?;
     let claims = issuer.claims(request, &offer.known.title, now);
     let token = match token {
         Some(token) => own_token(issuer, &claims, token, now)?.to_owned(),
         None => issuer.signer.sign(&claims),
     };
-    hls::multivariant(&offer, &token, &request.languages)
+    Ok((offer, token))
 }
 
 /// A token that came back from a player is used only if it is ours, of this play, and not over.
@@ -262,9 +287,17 @@ impl<'a> Offer<'a> {
 
     /// DESIGN §3: `/~<token>/<title>/<tier>/<blake3>.<ext>` on one appliance.
     pub fn url(&self, index: usize, tier: Tier, of: ObjectRef, token: &str) -> String {
-        let base = &self.candidate(index).appliance.registration.base_url;
         let extension: Extension = of.extension;
-        format!("{base}/~{token}/{}/{tier}/{}.{extension}", self.known.title.title, of.object)
+        format!("{}{tier}/{}.{extension}", self.title_url(index, token), of.object)
+    }
+
+    /// What the URLs of all objects of the title on one appliance begin with; ends in a slash.
+    pub fn title_url(&self, index: usize, token: &str) -> String {
+        format!("{}/~{token}/{}/", self.appliance(index).base_url, self.known.title.title)
+    }
+
+    pub fn appliance(&self, index: usize) -> &Registration {
+        &self.candidate(index).appliance.registration
     }
 
     /// Why each other candidate was passed over: for the whole play, or for a stream.
@@ -314,8 +347,8 @@ impl<'a> Offer<'a> {
 }
 
 /// The same request as query parameters, with the play's token.
-fn hls_url(issuer: &Issuer, request: &PlayRequest, token: &str) -> String {
-    let mut url = format!("{}/v1/plays/multivariant.m3u8", issuer.public_url);
+fn manifest_url(issuer: &Issuer, name: &str, request: &PlayRequest, token: &str) -> String {
+    let mut url = format!("{}/v1/plays/{name}", issuer.public_url);
     let mut separator = '?';
     let mut push = |name: &str, value: &str| {
         url.push(separator);

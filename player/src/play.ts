@@ -19,6 +19,7 @@ export interface PlayAnswer {
   /** RFC 3339. */
   expires: string;
   hls: string;
+  dash: string;
   /** The best first. */
   appliances: RankedAppliance[];
   streams: PlayStream[];

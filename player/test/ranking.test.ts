@@ -69,6 +69,7 @@ function answer(token: string, objects: string[]): PlayAnswer {
     token,
     expires: "2026-01-01T00:00:00Z",
     hls: "",
+    dash: "",
     appliances: [{ appliance: "box-a", cluster: "lab", base_url: "http://127.0.0.2:80" }],
     streams: objects.map(stream),
   };

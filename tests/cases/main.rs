@@ -6,6 +6,7 @@
 )]
 
 mod configuration;
+mod dash;
 mod hostile_requests;
 mod interruptions;
 mod playback;

@@ -68,12 +68,13 @@ pub fn run(stop: &Stop, yes: bool) -> Result<()> {
     eprintln!("==> binaries for the tests that run them");
     // All targets of the whole workspace: the same features, hence the same artefacts, as `cargo test` below.
     cargo(stop, &["build", "--workspace", "--bins"])?;
+    // Before the tests: some of them play in other people's players, which come with the player's packages.
+    prepare_player(stop)?;
     eprintln!("==> cargo test");
     let arguments = ["test", "--workspace", "--no-fail-fast", "--", "--show-output"];
     let rust_passed = tallied(stop, "cargo", &arguments, &workspace::root(), &mut tally)?;
     eprintln!("==> the player's tests");
     let player = workspace::root().join("player");
-    prepare_player(stop)?;
     let player_passed = tallied(stop, "npm", &["test", "--silent"], &player, &mut tally)?;
     conclude(&tally, rust_passed && player_passed)
 }

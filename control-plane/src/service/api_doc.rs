@@ -20,7 +20,7 @@ use super::{agents, objects, operator, plays};
         description = "The control plane: plays for players, manifests and fill sources for agents. Every refusal is an RFC 9457 problem."
     ),
     paths(
-        plays::play, plays::multivariant, plays::titles,
+        plays::play, plays::multivariant, plays::dash_manifest, plays::titles,
         operator::fleet, operator::health, operator::drain, operator::enable, operator::deregister, openapi,
         agents::register, agents::report, agents::manifest, agents::sources, agents::token_keys,
         objects::object
@@ -109,6 +109,7 @@ pub struct PlayAnswer {
     #[schema(format = DateTime)]
     pub expires: String,
     pub hls: String,
+    pub dash: String,
     pub appliances: Vec<RankedAppliance>,
     pub streams: Vec<PlayStream>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

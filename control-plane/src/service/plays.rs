@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::problem::{ApiProblem, JsonBody, QueryOf};
 use super::{Control, api_doc, clock};
 use crate::refusal::Refusal;
-use crate::{hls, playback};
+use crate::{dash, hls, playback};
 
 /// The other end of the connection.
 #[derive(Clone, Copy)]
@@ -133,12 +133,36 @@ pub(super) async fn multivariant(
     let (request, token) = query.into_request(peer.map(|Extension(Peer(address))| address.ip()));
     let snapshot = control.snapshot();
     let text = playback::multivariant(&snapshot, &control.issuer, &request, token.as_deref(), clock::now())?;
+    Ok(manifest_answer(hls::MEDIA_TYPE, text))
+}
+
+/// The DASH manifest of a play, for players that take nothing else.
+#[utoipa::path(
+    get, path = "/v1/plays/manifest.mpd", tag = "players", params(PlayQuery),
+    responses(
+        (status = 200, description = "The manifest", body = String, content_type = "application/dash+xml"),
+        (status = "default", description = "Refused, as at POST /v1/plays", body = api_doc::Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn dash_manifest(
+    State(control): State<Arc<Control>>,
+    peer: AtPeer,
+    QueryOf(query): QueryOf<PlayQuery>,
+) -> Result<impl IntoResponse, ApiProblem> {
+    let (request, token) = query.into_request(peer.map(|Extension(Peer(address))| address.ip()));
+    let snapshot = control.snapshot();
+    let text = playback::dash_manifest(&snapshot, &control.issuer, &request, token.as_deref(), clock::now())?;
+    Ok(manifest_answer(dash::MEDIA_TYPE, text))
+}
+
+/// Of this play and moment only, and for a player on any page.
+fn manifest_answer(media_type: &'static str, text: String) -> impl IntoResponse {
     let headers = [
-        (header::CONTENT_TYPE, hls::MEDIA_TYPE),
+        (header::CONTENT_TYPE, media_type),
         (header::CACHE_CONTROL, "no-store"),
         (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
     ];
-    Ok((headers, text))
+    (headers, text)
 }
 
 /// Every title that the origin has, whether or not it may be watched somewhere.

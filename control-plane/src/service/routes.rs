@@ -49,10 +49,11 @@ const fn page(path: &'static str, handler: fn() -> MethodRouter<Arc<Control>>) -
 }
 
 /// `get` answers HEAD as well.
-pub const fn routes() -> [Route; 17] {
+pub const fn routes() -> [Route; 18] {
     [
         api("post", "/v1/plays", SMALL_BODY, || post(plays::play)),
         api("get", "/v1/plays/multivariant.m3u8", 0, || get(plays::multivariant)),
+        api("get", "/v1/plays/manifest.mpd", 0, || get(plays::dash_manifest)),
         api("get", "/v1/titles", 0, || get(plays::titles)),
         api("get", "/v1/fleet", 0, || get(operator::fleet)),
         api("get", "/v1/health", 0, || get(operator::health)),

@@ -59,6 +59,12 @@ fn check_all(cases: Vec<Case>) {
     assert_eq!(play.status, 200, "bad requests harm nothing");
 }
 
+const MPD_OF_NO_FILM: &str =
+    "/v1/plays/manifest.mpd?session=s-1&plan=hd&height_max=1080&codecs=avc1,mp4a&title=no-film&territory=SE";
+const MPD_IN_THE_US: &str =
+    "/v1/plays/manifest.mpd?session=s-1&plan=hd&height_max=1080&codecs=avc1,mp4a&title=film&territory=US";
+const MPD_WITH_RUBBISH: &str = "/v1/plays/manifest.mpd?session=s-1&plan=hd&height_max=1080&codecs=avc1,mp4a&title=film&territory=SE&token=rubbish";
+
 #[test]
 fn a_player_is_told_what_is_wrong_with_its_request() {
     let play = |status, kind| case("POST", "/v1/plays", status, kind);
@@ -85,6 +91,10 @@ fn a_player_is_told_what_is_wrong_with_its_request() {
         case("GET", "/v2", 404, "not-found"),
         case("GET", "/assets/none.js", 404, "not-found"),
         case("GET", "/v1/plays/multivariant.m3u8?title=film", 400, "malformed-request"),
+        case("GET", "/v1/plays/manifest.mpd?title=film", 400, "malformed-request"),
+        case("GET", MPD_OF_NO_FILM, 404, "unknown-title"),
+        case("GET", MPD_IN_THE_US, 403, "territory"),
+        case("GET", MPD_WITH_RUBBISH, 403, "token"),
     ]);
 }
 

@@ -50,6 +50,13 @@ fn a_play_is_offered_from_the_boxes_that_hold_it_with_a_token_that_they_can_veri
     let best = &answer.appliances[0].base_url;
     let prefix = format!("{best}/~{}/film/", answer.token);
     assert!(playlist.variants.iter().all(|variant| variant.uri.starts_with(&prefix)));
+    let dash = world.get(&answer.dash, &[]);
+    assert_eq!((dash.status, dash.header("content-type")), (200, "application/dash+xml"));
+    assert_eq!((dash.header("access-control-allow-origin"), dash.header("cache-control")), ("*", "no-store"));
+    let text = String::from_utf8(dash.body.clone()).unwrap();
+    let bases: Vec<_> = text.split("serviceLocation=").skip(1).collect();
+    assert_eq!(bases.len(), 2);
+    assert!(bases[0].contains(&format!(">{prefix}<")), "the best first: {text}");
 }
 
 mod content_keys {
@@ -420,5 +427,5 @@ fn every_described_operation_answers_as_described() {
             walked += 1;
         }
     }
-    assert_eq!(walked, 15);
+    assert_eq!(walked, 16);
 }

@@ -328,6 +328,7 @@ impl World {
             name: self.title.name.clone(),
             duration_ms: self.title.duration_ms,
             expires: Timestamp::now() + self.clock.now() + self.token_life,
+            dash: String::new(),
             hls: format!("http://{}/v1/plays/multivariant.m3u8?token={token}", self.authority("control")),
             appliances: BOXES.map(ranked).to_vec(),
             streams: self.title.streams.iter().map(play_stream).collect(),
