@@ -1,4 +1,4 @@
-//! The command line: `cargo xtask demo | test | ci`.
+//! The command line: `cargo xtask demo | test | simulate | ci`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use lexopt::prelude::*;
 
 use crate::stop::{Interrupted, Stop};
-use crate::{ci, demo, suite};
+use crate::{ci, demo, simulate, suite};
 
 const HELP: &str = "\
 cargo xtask demo [--yes] [--source FILE]... [--check] [--keep] [--port N] [--data DIR]
@@ -24,6 +24,10 @@ cargo xtask demo [--yes] [--source FILE]... [--check] [--keep] [--port N] [--dat
 cargo xtask test [--yes]
     The whole test suite; sets up what it needs, counts skips, fails on one that nobody expects.
 
+cargo xtask simulate [--seeds N] [--from S] [--seed S]
+    Plays seeds of the appliance's simulation on all cores: a million, or as many as you say, from S on. Stops at the first
+    one that fails, says what was wrong with it and how to play it again (--seed S plays one).
+
 cargo xtask ci [--yes]
     Format, lints, licences, links, the player's bundle, the test suite, the demo's check; each with its time.
 ";
@@ -33,6 +37,7 @@ enum Task {
     Help,
     Demo(demo::Options),
     Test { yes: bool },
+    Simulate(simulate::Options),
     Ci { yes: bool },
 }
 
@@ -64,6 +69,7 @@ fn run(task: Task) -> Result<()> {
         Task::Help => print!("{HELP}"),
         Task::Demo(options) => demo::run(&stop, &options)?,
         Task::Test { yes } => suite::run(&stop, yes)?,
+        Task::Simulate(options) => simulate::run(&stop, options)?,
         Task::Ci { yes } => ci::run(&stop, yes)?,
     }
     Ok(())
@@ -83,6 +89,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Task> {
     match name.as_str() {
         "demo" => parse_demo(parser).map(Task::Demo),
         "test" => Ok(Task::Test { yes: parse_yes(parser)? }),
+        "simulate" => parse_simulate(parser).map(Task::Simulate),
         "ci" => Ok(Task::Ci { yes: parse_yes(parser)? }),
         other => bail!("there is no task {other:?}"),
     }
@@ -97,6 +104,22 @@ fn parse_yes(mut parser: lexopt::Parser) -> Result<bool> {
         }
     }
     Ok(yes)
+}
+
+fn parse_simulate(mut parser: lexopt::Parser) -> Result<simulate::Options> {
+    let mut options = simulate::Options::default();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("seeds") => options.seeds = parser.value()?.parse()?,
+            Long("from") => options.from = parser.value()?.parse()?,
+            Long("seed") => options = simulate::Options { from: parser.value()?.parse()?, seeds: 1 },
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    if options.seeds == 0 {
+        bail!("--seeds 0 plays nothing");
+    }
+    Ok(options)
 }
 
 fn parse_demo(mut parser: lexopt::Parser) -> Result<demo::Options> {
@@ -138,6 +161,18 @@ mod tests {
             sources: vec!["a.mkv".into(), "b".into()],
         };
         assert_eq!(task.unwrap(), Task::Demo(expected));
+    }
+
+    #[test]
+    fn seeds_are_a_million_or_what_was_asked_for() {
+        let seeds = |arguments: &[&str]| match parsed(arguments).unwrap() {
+            Task::Simulate(options) => (options.from, options.seeds),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(seeds(&["simulate"]), (0, 1_000_000));
+        assert_eq!(seeds(&["simulate", "--seeds", "7", "--from", "5"]), (5, 7));
+        assert_eq!(seeds(&["simulate", "--seed", "42"]), (42, 1));
+        assert!(parsed(&["simulate", "--seeds", "0"]).is_err());
     }
 
     #[test]
