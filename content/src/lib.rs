@@ -11,6 +11,7 @@ pub mod fill;
 pub mod id;
 pub mod manifest;
 pub mod origin;
+pub mod pack;
 pub mod play;
 pub mod report;
 pub mod title;
