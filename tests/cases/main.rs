@@ -9,6 +9,7 @@ mod configuration;
 mod dash;
 mod hostile_requests;
 mod interruptions;
+mod packs;
 mod playback;
 mod requests;
 mod tokens;
