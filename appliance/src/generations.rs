@@ -11,6 +11,8 @@ use content::catalogue::{
     CATALOGUE_FOLDER, CURRENT_NAME, CatalogueError, generation_name, generation_of_name,
 };
 
+use crate::sys::locked;
+
 /// The generation that `current` names. None: there is no such file, or it names nothing.
 pub fn current(state: &Path) -> Option<u64> {
     let text = fs::read_to_string(state.join(CATALOGUE_FOLDER).join(CURRENT_NAME)).ok()?;
@@ -29,9 +31,12 @@ pub fn load(state: &Path, generation: u64) -> Result<Catalogue, CatalogueError> 
 }
 
 /// Best effort: without the lock a page may be evicted and read again; nothing is wrong, only slower.
+///
+/// Before the first page is touched, so that checking faults them in one by one and locks each: locking what is there,
+/// or faulting it in by one call, keeps every thread that asks for memory waiting until all of it is done.
 fn lock(catalogue: &Catalogue) {
     static WARNED: Once = Once::new();
-    if let Err(cause) = catalogue.lock() {
+    if let Err(cause) = locked::lock_as_faulted(catalogue.bytes()) {
         WARNED.call_once(|| {
             tracing::warn!(%cause, "the catalogue is not locked in memory; raise the memlock limit (LimitMEMLOCK=)");
         });
@@ -62,7 +67,8 @@ fn generations(state: &Path) -> Vec<u64> {
 
 #[cfg(test)]
 mod tests {
-    use content::catalogue::{Contents, build};
+    use content::catalogue::{Contents, FileRecord, build};
+    use content::volume::VolumeId;
 
     use super::*;
 
@@ -99,6 +105,25 @@ mod tests {
         fs::remove_file(state.join(CATALOGUE_FOLDER).join(generation_name(2))).unwrap();
         fs::write(state.join(CATALOGUE_FOLDER).join(CURRENT_NAME), "rubbish").unwrap();
         assert_eq!((newest(state), current(state)), (Some(4), None));
+    }
+
+    #[test]
+    fn every_page_of_what_was_loaded_is_locked_in_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(CATALOGUE_FOLDER).join(generation_name(1));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let files = (0..30_000).map(|number| FileRecord { number, data_bytes: 1, volume: 0 }).collect();
+        let volumes = vec![VolumeId([1; 16])];
+        let contents = Contents { generation: 1, next_file: 30_000, volumes, files, entries: vec![] };
+        fs::write(&path, build::to_bytes(contents).unwrap()).unwrap();
+        let catalogue = load(folder.path(), 1).unwrap();
+        let maps = fs::read_to_string("/proc/self/smaps").unwrap();
+        let ours = maps.split_once(path.to_str().unwrap()).unwrap().1;
+        let kib = |name: &str| {
+            let line = ours.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.trim().trim_end_matches(" kB").parse::<usize>().unwrap()
+        };
+        assert_eq!((kib("Size:"), kib("Locked:")), (catalogue.bytes().len() / 1024, kib("Size:")));
     }
 
     #[test]

@@ -260,5 +260,10 @@ async fn sample(service: &Service) {
     loop {
         every.tick().await;
         service.sample(sys::now());
+        // Unmapping them takes long: nobody waits for it.
+        let unused = service.holdings.take_unused();
+        if !unused.is_empty() {
+            drop(tokio::task::spawn_blocking(move || drop(unused)));
+        }
     }
 }

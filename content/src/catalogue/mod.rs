@@ -13,10 +13,13 @@
 //! ```
 //!
 //! [`build`] writes it, [`file`] reads it. Opening checks the header and the length; [`file::Catalogue::verify`]
-//! checks every page and every reference, and runs on a helper thread before a generation serves.
+//! (in [`verify`]) checks every page and every reference, and runs on a helper thread before a generation serves.
 
 pub mod build;
 pub mod file;
+#[cfg(test)]
+mod tests;
+mod verify;
 
 use crate::id::{CatalogueKey, Extension, ObjectId};
 use crate::volume::VolumeId;
@@ -86,6 +89,8 @@ pub struct Contents {
 pub enum CatalogueError {
     #[error("the catalogue cannot be read: {0}")]
     Unreadable(#[from] std::io::Error),
+    #[error("the catalogue cannot be written: {0}")]
+    Unwritable(std::io::Error),
     #[error("not a catalogue, or its header is damaged")]
     BadHeader,
     #[error("the catalogue has format {0}; this program reads format {CATALOGUE_FORMAT}")]
