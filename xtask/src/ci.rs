@@ -9,18 +9,19 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use crate::stop::Stop;
-use crate::{clock, demo, packages, process, suite, workspace};
+use crate::{clock, demo, fuzz, packages, process, suite, workspace};
 
 type Step = (&'static str, fn(&Stop) -> Result<()>);
 
 /// The quick ones first.
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 8] = [
     ("format", format),
     ("links", links),
     ("lints", lints),
     ("licences", licences),
     ("player", bundle),
     ("test suite", |stop| suite::run(stop, true)),
+    ("fuzz", |stop| fuzz::run(stop, &fuzz::Options { yes: true, ..fuzz::Options::default() })),
     ("demo check", demo_check),
 ];
 

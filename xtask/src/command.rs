@@ -1,4 +1,4 @@
-//! The command line: `cargo xtask demo | test | ci`.
+//! The command line: `cargo xtask demo | test | fuzz | ci`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use lexopt::prelude::*;
 
 use crate::stop::{Interrupted, Stop};
-use crate::{ci, demo, suite};
+use crate::{ci, demo, fuzz, suite};
 
 const HELP: &str = "\
 cargo xtask demo [--yes] [--source FILE]... [--check] [--keep] [--port N] [--data DIR]
@@ -24,8 +24,13 @@ cargo xtask demo [--yes] [--source FILE]... [--check] [--keep] [--port N] [--dat
 cargo xtask test [--yes]
     The whole test suite; sets up what it needs, counts skips, fails on one that nobody expects.
 
+cargo xtask fuzz [--yes] [--target NAME]... [--seconds N] [--jobs N]
+    Feeds what reads bytes from outside with bytes that nobody should send: every target of fuzz/ (or those named) for N
+    seconds (default 60), as many at a time as there are processors. Names each input that crashes and how to replay it.
+
 cargo xtask ci [--yes]
-    Format, lints, licences, links, the player's bundle, the test suite, the demo's check; each with its time.
+    Format, lints, licences, links, the player's bundle, the test suite, a minute of each fuzz target, the demo's check;
+    each with its time.
 ";
 
 #[derive(Debug, PartialEq)]
@@ -33,6 +38,7 @@ enum Task {
     Help,
     Demo(demo::Options),
     Test { yes: bool },
+    Fuzz(fuzz::Options),
     Ci { yes: bool },
 }
 
@@ -64,6 +70,7 @@ fn run(task: Task) -> Result<()> {
         Task::Help => print!("{HELP}"),
         Task::Demo(options) => demo::run(&stop, &options)?,
         Task::Test { yes } => suite::run(&stop, yes)?,
+        Task::Fuzz(options) => fuzz::run(&stop, &options)?,
         Task::Ci { yes } => ci::run(&stop, yes)?,
     }
     Ok(())
@@ -83,6 +90,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Task> {
     match name.as_str() {
         "demo" => parse_demo(parser).map(Task::Demo),
         "test" => Ok(Task::Test { yes: parse_yes(parser)? }),
+        "fuzz" => parse_fuzz(parser).map(Task::Fuzz),
         "ci" => Ok(Task::Ci { yes: parse_yes(parser)? }),
         other => bail!("there is no task {other:?}"),
     }
@@ -115,6 +123,20 @@ fn parse_demo(mut parser: lexopt::Parser) -> Result<demo::Options> {
     Ok(options)
 }
 
+fn parse_fuzz(mut parser: lexopt::Parser) -> Result<fuzz::Options> {
+    let mut options = fuzz::Options::default();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("yes") => options.yes = true,
+            Long("target") => options.targets.push(parser.value()?.string()?),
+            Long("seconds") => options.seconds = parser.value()?.parse()?,
+            Long("jobs") => options.jobs = Some(parser.value()?.parse()?),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok(options)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,8 +163,33 @@ mod tests {
     }
 
     #[test]
+    fn every_option_of_the_fuzzing_is_read() {
+        let task = parsed(&[
+            "fuzz",
+            "--yes",
+            "--target",
+            "range",
+            "--target",
+            "token",
+            "--seconds",
+            "9",
+            "--jobs",
+            "3",
+        ]);
+        let targets = vec!["range".to_owned(), "token".to_owned()];
+        let expected = fuzz::Options { yes: true, targets, seconds: 9, jobs: Some(3) };
+        assert_eq!(task.unwrap(), Task::Fuzz(expected));
+    }
+
+    #[test]
     fn a_wrong_command_line_is_refused() {
-        for wrong in [&["demo", "--port", "x"][..], &["dance"], &["test", "--fast"], &["demo", "stray"]] {
+        for wrong in [
+            &["demo", "--port", "x"][..],
+            &["dance"],
+            &["test", "--fast"],
+            &["fuzz", "--jobs", "x"],
+            &["demo", "stray"],
+        ] {
             assert!(parsed(wrong).is_err(), "{wrong:?} was accepted");
         }
     }

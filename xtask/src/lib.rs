@@ -1,4 +1,4 @@
-//! The one script language of this repository: `cargo xtask demo | test | ci`.
+//! The one script language of this repository: `cargo xtask demo | test | fuzz | ci`.
 //!
 //! Starts the real binaries and looks at them from outside, over their command lines, files and HTTP. It links no part
 //! of the system, so that it compiles in seconds. `fleet` and `process` also carry the outside-in tests.
@@ -11,6 +11,7 @@ pub mod command;
 pub mod demo;
 pub mod demo_switch;
 pub mod fleet;
+pub mod fuzz;
 pub mod http;
 pub mod packages;
 pub mod ports;
