@@ -19,7 +19,7 @@ use crate::disk::uring::UringDisk;
 use crate::holdings::{Holdings, VolumeIndex};
 use crate::memory::{Mailbox, Memory};
 use crate::metrics::{VolumeCounters, WorkerCounters};
-use crate::ring::uring::{RingError, UringRing};
+use crate::ring::uring::{RingError, UringKernel, UringRing};
 use crate::sys::arena::Arena;
 use crate::sys::{EventWaker, Wake};
 use crate::tuning::Tuning;
@@ -142,8 +142,9 @@ impl Engine {
             let (arena, ring_waker) = (self.memory.arena().clone(), waker.clone());
             let slots = setup.limits.connections_max + TURNED_AWAY_MAX;
             let handle = start_thread(format!("worker-{index}"), move |ready| {
-                let made = UringRing::new(arena, ring_waker, slots).map_err(EngineError::Ring);
-                if let Some(ring) = tell(&ready, made) {
+                let made = UringKernel::new(arena, ring_waker, slots).map_err(EngineError::Ring);
+                if let Some(kernel) = tell(&ready, made) {
+                    let ring = UringRing::new(kernel, worker.tuning.planted);
                     let ended = Worker::new(worker, ring).run(STOP_MS_MAX);
                     // A ring that the kernel refuses is nothing that serving can go on without.
                     ended.expect("io_uring_enter of a worker's ring failed");

@@ -63,6 +63,16 @@ impl WorkerCounters {
         }
     }
 
+    #[cfg(test)]
+    pub fn requests_ended(&self, ending: Ending) -> u64 {
+        count_of(&self.requests, ending)
+    }
+
+    #[cfg(test)]
+    pub fn connections_closed(&self, ending: Ending) -> u64 {
+        count_of(&self.closed, ending)
+    }
+
     pub fn connection_opened(&self) {
         add(&self.accepted, 1);
         add(&self.connections, 1);

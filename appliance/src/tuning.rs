@@ -37,23 +37,71 @@ impl Default for Tuning {
     }
 }
 
-/// A defect that a test switches on to show that the simulation finds it.
+/// A defect that a test switches on to show that the simulation finds it: each a mistake that is easily made where it is
+/// planted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plant {
     /// A lease does not keep its block from being filled with other bytes.
     LeaseNotKept,
+    /// A lease ends when its SEND is submitted, not when it has completed.
+    LeaseEndsAtSubmit,
     /// A block is published without its checksums having been compared.
     ChecksumSkipped,
     /// A short send counts as a whole one.
     ShortSendMiscounted,
+    /// A body goes on in the old block behind the block's end.
+    BlockEdgeMissed,
+    /// The head leaves before its first block is there.
+    HeadBeforeBlock,
+    /// A request does not hold its generation until its last byte.
+    GenerationDropped,
+    /// A withdrawn file is served on, from memory.
+    WithdrawnServed,
+    /// A slot is free again while its receive is still in flight.
+    SlotFreedEarly,
+    /// The next connection of a slot inherits the alarm of the one before.
+    AlarmKept,
+    /// A read-ahead that was ordered is not handed to the disk if its request got a block from memory.
+    OrderLost,
+    /// Only the first of those who wait for a block that failed is told.
+    WaitersForgotten,
+    /// A receive that ended for want of buffers is not armed again.
+    ReceiveNotArmedAgain,
+    /// A buffer is given back where its receive ends, and again by who read it.
+    BufferGivenTwice,
+    /// The poll of the eventfd is taken to be armed for ever.
+    WakerNotArmedAgain,
+    /// A full submission queue is flushed again and again while completions wait to be taken.
+    CompletionsNotTaken,
 }
 
-/// None outside of tests, whatever is set.
+/// At most one of them. Outside of tests there is no field to set, and the assertions below say what is left of it.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Planted(pub Option<Plant>);
+pub struct Planted {
+    #[cfg(test)]
+    plant: Option<Plant>,
+}
 
+#[cfg(test)]
 impl Planted {
+    pub fn of(plant: Plant) -> Self {
+        Self { plant: Some(plant) }
+    }
+
     pub fn has(self, plant: Plant) -> bool {
-        cfg!(test) && self.0 == Some(plant)
+        self.plant == Some(plant)
     }
 }
+
+#[cfg(not(test))]
+impl Planted {
+    pub const fn has(self, _plant: Plant) -> bool {
+        false
+    }
+}
+
+#[cfg(not(test))]
+const _: () = {
+    assert!(size_of::<Planted>() == 0, "what serves carries no plant");
+    assert!(!Planted {}.has(Plant::LeaseNotKept), "and asks for none");
+};

@@ -28,7 +28,7 @@ use crate::http::decide;
 use crate::memory::{Acquired, Answer, BlockKey, Failure, Memory, ReadOrder, Waiter};
 use crate::metrics::WorkerCounters;
 use crate::ring::{Completion, Direction, Listener, OperationId, ReceiveEnd, Ring, SendFault, Socket};
-use crate::tuning::Tuning;
+use crate::tuning::{Plant, Planted, Tuning};
 use crate::wheel::{Alarm, Wheel};
 use slots::{Slot, Slots, Wait};
 
@@ -134,6 +134,12 @@ impl<R: Ring> Worker<R> {
     /// Slots that are not free.
     pub fn connections(&self) -> usize {
         self.slots.used()
+    }
+
+    /// When the wheel wants to be looked at.
+    #[cfg(test)]
+    pub fn deadline(&self) -> Option<Now> {
+        self.wheel.next()
     }
 
     /// For a test that got stuck: what each connection still waits for.
@@ -342,7 +348,9 @@ impl<R: Ring> Worker<R> {
         };
         if let Some(ahead) = ahead {
             let order = self.setup.memory.prefetch(ahead);
-            self.submit(order);
+            if event.is_none() || !self.setup.tuning.planted.has(Plant::OrderLost) {
+                self.submit(order);
+            }
         }
         event
     }
@@ -380,7 +388,7 @@ impl<R: Ring> Worker<R> {
             slot.alarm = Some(at);
             self.wheel.insert(Alarm { slot: id.slot, at });
         }
-        if slot.is_over() {
+        if slot.is_over(self.setup.tuning.planted) {
             self.free(id);
         }
     }
@@ -390,13 +398,14 @@ impl<R: Ring> Worker<R> {
             slot.connection.release();
             let socket = slot.socket;
             self.ring.close(socket);
-            self.slots.give_back(id);
+            self.slots.give_back(id, self.setup.tuning.planted);
         }
     }
 }
 
 fn context_of<'a, R: Ring>(setup: &'a WorkerSetup, ring: &R) -> Context<'a> {
-    let decide = decide::Context { limits: &setup.limits, holdings: &setup.holdings };
+    let planted = setup.tuning.planted;
+    let decide = decide::Context { limits: &setup.limits, holdings: &setup.holdings, planted };
     Context { decide, tuning: &setup.tuning, wall: ring.wall() }
 }
 
@@ -417,8 +426,9 @@ impl Slot {
     }
 
     /// All that was started has ended.
-    fn is_over(&self) -> bool {
-        self.closing && !self.receiving && !self.sending && self.waiting.is_none() && self.owed.is_none()
+    fn is_over(&self, planted: Planted) -> bool {
+        let receiving = self.receiving && !planted.has(Plant::SlotFreedEarly);
+        self.closing && !receiving && !self.sending && self.waiting.is_none() && self.owed.is_none()
     }
 }
 

@@ -1,4 +1,4 @@
-//! The command line: `cargo xtask demo | test | fuzz | ci`.
+//! The command line: `cargo xtask demo | test | fuzz | simulate | ci`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use lexopt::prelude::*;
 
 use crate::stop::{Interrupted, Stop};
-use crate::{ci, demo, fuzz, suite};
+use crate::{ci, demo, fuzz, simulate, suite};
 
 const HELP: &str = "\
 cargo xtask demo [--yes] [--source FILE]... [--check] [--keep] [--port N] [--data DIR]
@@ -28,6 +28,10 @@ cargo xtask fuzz [--yes] [--target NAME]... [--seconds N] [--jobs N]
     Feeds what reads bytes from outside with bytes that nobody should send: every target of fuzz/ (or those named) for N
     seconds (default 60), as many at a time as there are processors. Names each input that crashes and how to replay it.
 
+cargo xtask simulate [--seeds N] [--from S] [--seed S]
+    Plays seeds of the appliance's simulation on all cores: a million, or as many as you say, from S on. Stops at the first
+    one that fails, says what was wrong with it and how to play it again (--seed S plays one).
+
 cargo xtask ci [--yes]
     Format, lints, licences, links, the player's bundle, the test suite, a minute of each fuzz target, the demo's check;
     each with its time.
@@ -39,6 +43,7 @@ enum Task {
     Demo(demo::Options),
     Test { yes: bool },
     Fuzz(fuzz::Options),
+    Simulate(simulate::Options),
     Ci { yes: bool },
 }
 
@@ -71,6 +76,7 @@ fn run(task: Task) -> Result<()> {
         Task::Demo(options) => demo::run(&stop, &options)?,
         Task::Test { yes } => suite::run(&stop, yes)?,
         Task::Fuzz(options) => fuzz::run(&stop, &options)?,
+        Task::Simulate(options) => simulate::run(&stop, options)?,
         Task::Ci { yes } => ci::run(&stop, yes)?,
     }
     Ok(())
@@ -91,6 +97,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Task> {
         "demo" => parse_demo(parser).map(Task::Demo),
         "test" => Ok(Task::Test { yes: parse_yes(parser)? }),
         "fuzz" => parse_fuzz(parser).map(Task::Fuzz),
+        "simulate" => parse_simulate(parser).map(Task::Simulate),
         "ci" => Ok(Task::Ci { yes: parse_yes(parser)? }),
         other => bail!("there is no task {other:?}"),
     }
@@ -105,6 +112,22 @@ fn parse_yes(mut parser: lexopt::Parser) -> Result<bool> {
         }
     }
     Ok(yes)
+}
+
+fn parse_simulate(mut parser: lexopt::Parser) -> Result<simulate::Options> {
+    let mut options = simulate::Options::default();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("seeds") => options.seeds = parser.value()?.parse()?,
+            Long("from") => options.from = parser.value()?.parse()?,
+            Long("seed") => options = simulate::Options { from: parser.value()?.parse()?, seeds: 1 },
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    if options.seeds == 0 {
+        bail!("--seeds 0 plays nothing");
+    }
+    Ok(options)
 }
 
 fn parse_demo(mut parser: lexopt::Parser) -> Result<demo::Options> {
@@ -179,6 +202,18 @@ mod tests {
         let targets = vec!["range".to_owned(), "token".to_owned()];
         let expected = fuzz::Options { yes: true, targets, seconds: 9, jobs: Some(3) };
         assert_eq!(task.unwrap(), Task::Fuzz(expected));
+    }
+
+    #[test]
+    fn seeds_are_a_million_or_what_was_asked_for() {
+        let seeds = |arguments: &[&str]| match parsed(arguments).unwrap() {
+            Task::Simulate(options) => (options.from, options.seeds),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(seeds(&["simulate"]), (0, 1_000_000));
+        assert_eq!(seeds(&["simulate", "--seeds", "7", "--from", "5"]), (5, 7));
+        assert_eq!(seeds(&["simulate", "--seed", "42"]), (42, 1));
+        assert!(parsed(&["simulate", "--seeds", "0"]).is_err());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The one script language of this repository: `cargo xtask demo | test | fuzz | ci`.
+//! The one script language of this repository: `cargo xtask demo | test | fuzz | simulate | ci`.
 //!
 //! Starts the real binaries and looks at them from outside, over their command lines, files and HTTP. It links no part
 //! of the system, so that it compiles in seconds. `fleet` and `process` also carry the outside-in tests.
@@ -18,6 +18,7 @@ pub mod ports;
 pub mod process;
 pub mod progress;
 pub mod samples;
+pub mod simulate;
 pub mod stop;
 pub mod suite;
 pub mod webdriver;

@@ -33,7 +33,7 @@ pub enum Event<'a> {
     PeerFinished,
     /// Reset, or the network failed.
     PeerLost,
-    /// This many bytes of the last SEND left; never 0.
+    /// This many bytes of the last SEND left; 0: it was interrupted.
     Sent(usize),
     /// The kernel refused a SEND for another reason than the peer's.
     SendRefused,
@@ -232,6 +232,9 @@ impl Connection {
         self.input.drain(..decision.consumed);
         let response = Response::new(decision, now, context);
         match response.next_block(context.tuning) {
+            Some(_) if context.tuning.planted.has(Plant::HeadBeforeBlock) => {
+                self.send_next(response, None, now, context)
+            }
             Some(_) => self.fetch(response, now, context),
             None => self.send_next(response, None, now, context),
         }
@@ -308,15 +311,23 @@ impl Connection {
         };
         let (offset, bytes) = response.piece(context.tuning);
         let span = lease.span(offset, bytes);
-        self.state =
-            State::Sending(Sending { response, lease: Some(lease), piece_bytes: Some(bytes), stalled_at });
+        let lease = Some(lease).filter(|_| !context.tuning.planted.has(Plant::LeaseEndsAtSubmit));
+        self.state = State::Sending(Sending { response, lease, piece_bytes: Some(bytes), stalled_at });
         Action::SendBlock(span)
     }
 
     fn sent(&mut self, state: State, count: usize, now: Now, context: &Context<'_>) -> Action {
-        let State::Sending(Sending { mut response, mut lease, piece_bytes, .. }) = state else {
+        let State::Sending(Sending { mut response, mut lease, piece_bytes, stalled_at }) = state else {
             return self.stay(state);
         };
+        if count == 0 {
+            let action = self.send_next(response, lease, now, context);
+            // That nothing left is no progress.
+            if let State::Sending(sending) = &mut self.state {
+                sending.stalled_at = stalled_at;
+            }
+            return action;
+        }
         match piece_bytes {
             None => self.head_sent += count,
             Some(asked) => {

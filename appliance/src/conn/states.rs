@@ -8,7 +8,7 @@ use crate::endings::Ending;
 use crate::holdings::Generation;
 use crate::http::decide::{Body, Decision};
 use crate::memory::{BlockKey, Lease};
-use crate::tuning::Tuning;
+use crate::tuning::{Plant, Tuning};
 
 pub enum State {
     Heading(Heading),
@@ -79,13 +79,14 @@ impl Heading {
 
 impl Response {
     pub fn new(decision: Decision, now: Now, context: &Context<'_>) -> Self {
+        let planted = context.tuning.planted;
         Self {
             body: decision.body.filter(|body| body.bytes > 0),
             keep_open: decision.keep_open,
             ending: decision.ending,
             close_ending: decision.close_ending,
             deadline: after_ms(now, context.decide.limits.request_ms_max),
-            _generation: decision.generation,
+            _generation: decision.generation.filter(|_| !planted.has(Plant::GenerationDropped)),
         }
     }
 
@@ -131,7 +132,8 @@ impl Response {
         let count = u64::try_from(count).expect("within a block");
         body.offset += count;
         body.bytes -= count;
-        let at_boundary = body.offset.is_multiple_of(block_bytes(tuning));
+        let at_boundary =
+            body.offset.is_multiple_of(block_bytes(tuning)) && !tuning.planted.has(Plant::BlockEdgeMissed);
         if body.bytes == 0 {
             self.body = None;
         }

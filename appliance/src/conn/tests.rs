@@ -7,6 +7,7 @@ use content::box_config::Limits;
 use super::*;
 use crate::holdings::Holdings;
 use crate::simulation::site::{MADE, Site};
+use crate::tuning::Planted;
 
 static SITE: LazyLock<Site> = LazyLock::new(|| Site::new(1, &[1000]));
 
@@ -26,14 +27,18 @@ fn bench() -> Bench {
         tuning: Tuning::default(),
         now: Now(5_000_000_000),
     };
-    let (decide, wall) = (decide::Context { limits: &bench.limits, holdings: &bench.holdings }, MADE);
+    let (decide, wall) = (
+        decide::Context { limits: &bench.limits, holdings: &bench.holdings, planted: Planted::default() },
+        MADE,
+    );
     bench.connection.open(bench.now, &Context { decide, tuning: &bench.tuning, wall });
     bench
 }
 
 impl Bench {
     fn step(&mut self, event: Event<'_>) -> Action {
-        let decide = decide::Context { limits: &self.limits, holdings: &self.holdings };
+        let decide =
+            decide::Context { limits: &self.limits, holdings: &self.holdings, planted: Planted::default() };
         let context = Context { decide, tuning: &self.tuning, wall: MADE };
         self.connection.step(event, self.now, &context)
     }
@@ -87,6 +92,15 @@ fn a_stalled_send_closes_after_the_limit() {
     assert_eq!(bench.tick_after(29_999), Action::Wait);
     assert_eq!(bench.tick_after(1), Action::Close(Ending::SendStalled));
     assert_eq!(bench.connection.take_ended(), Some(Ending::SendStalled));
+}
+
+#[test]
+fn an_interrupted_send_is_repeated_and_counts_as_no_progress() {
+    let mut bench = bench();
+    assert_eq!(bench.ask("HEAD", "keep-alive"), Action::SendHead { more: false });
+    assert_eq!(bench.tick_after(20_000), Action::Wait);
+    assert_eq!(bench.step(Event::Sent(0)), Action::SendHead { more: false });
+    assert_eq!(bench.tick_after(10_000), Action::Close(Ending::SendStalled));
 }
 
 #[test]
@@ -150,7 +164,8 @@ fn draining_closes_an_idle_connection_and_a_busy_one_behind_its_answer() {
 fn receiving_stops_while_too_much_was_sent_ahead() {
     let mut bench = bench();
     let wants = |bench: &Bench| {
-        let decide = decide::Context { limits: &bench.limits, holdings: &bench.holdings };
+        let decide =
+            decide::Context { limits: &bench.limits, holdings: &bench.holdings, planted: Planted::default() };
         bench.connection.wants_input(&Context { decide, tuning: &bench.tuning, wall: MADE })
     };
     assert_eq!(bench.ask("HEAD", "keep-alive"), Action::SendHead { more: false });

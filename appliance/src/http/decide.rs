@@ -23,12 +23,14 @@ use super::range::{self, Selection};
 use crate::clock::Wall;
 use crate::endings::Ending;
 use crate::holdings::{FileRef, Found, Generation, Holdings};
+use crate::tuning::{Plant, Planted};
 
 /// What a decision depends on besides the request. Borrowed from the worker.
 #[derive(Clone, Copy)]
 pub struct Context<'a> {
     pub limits: &'a Limits,
     pub holdings: &'a Holdings,
+    pub planted: Planted,
 }
 
 /// What a connection remembers from request to request: one token is verified once (about 50 µs), one second's
@@ -176,7 +178,7 @@ fn look_up(head: &Head<'_, '_>, path: &str, context: &Context<'_>, max_age_s: i6
         Found::VolumeAbsent => return refused(Ending::VolumeLost, "the object's volume is not there"),
         Found::NotHeld => return refused(Ending::NotHeld, "this server does not hold it"),
     };
-    if context.holdings.is_withdrawn(file) {
+    if context.holdings.is_withdrawn(file) && !context.planted.has(Plant::WithdrawnServed) {
         return refused(Ending::Withdrawn, "the object's file has a bad block; its refill is on the way");
     }
     if !context.holdings.volume_usable(file.volume) {

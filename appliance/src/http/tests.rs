@@ -11,6 +11,7 @@ use super::decide::{ConnectionMemory, Context, Decision, HeadOutcome, Refusal, d
 use crate::clock::Wall;
 use crate::endings::Ending;
 use crate::holdings::{FileRef, Holdings, Volume, VolumeIndex};
+use crate::tuning::Planted;
 
 const NOW: Wall = Wall(1_795_435_200);
 const OFFSET: u64 = 4096;
@@ -90,7 +91,7 @@ impl Answer {
 
 impl Site {
     fn context(&self) -> Context<'_> {
-        Context { limits: &self.limits, holdings: &self.holdings }
+        Context { limits: &self.limits, holdings: &self.holdings, planted: Planted::default() }
     }
 
     fn ask_with(&self, memory: &mut ConnectionMemory, request: &str) -> Answer {

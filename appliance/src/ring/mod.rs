@@ -1,12 +1,19 @@
 //! A worker's ring: what the server asks of the kernel for sockets, and what comes back (DESIGN §4).
 //!
-//! A trait, so that the same worker runs on io_uring ([`uring`]) and on a fake kernel that a seed drives (`simulation`).
 //! Everything that touches a socket goes through it, closing and shutting down too. No file is read here: see `disk`.
+//!
+//! ```text
+//! Worker ─► Ring = SocketRing<K> (sockets: all that decides) ─► Kernel (kernel: submit, wait, reap)
+//!                                                                 ├─ UringKernel (uring, with buffers: all unsafe)
+//!                                                                 └─ the fake kernel that a seed drives (simulation)
+//! ```
 //!
 //! An operation is named by [`OperationId`]: a slot of the worker's table and the slot's generation, so that a completion
 //! that comes after its connection is known for what it is.
 
 pub mod buffers;
+pub mod kernel;
+pub mod sockets;
 pub mod uring;
 
 use std::io;
@@ -73,7 +80,7 @@ pub enum Completion {
         id: OperationId,
         end: ReceiveEnd,
     },
-    /// At least one byte, perhaps fewer than asked.
+    /// Perhaps fewer bytes than asked; 0: it was interrupted, ask again.
     Sent {
         id: OperationId,
         outcome: Result<usize, SendFault>,

@@ -1,7 +1,8 @@
-//! The worker's ring on io_uring: multishot accept and receive, plain SEND, a poll on the worker's eventfd.
+//! [`Kernel`] on io_uring: multishot accept and receive, plain SEND, a poll on the worker's eventfd. It decides nothing:
+//! that is [`super::sockets`].
 //!
 //! Needs Linux 6.1 (`DEFER_TASKRUN`), found by trying, never by a version. Contract of its memory: see
-//! [`super::buffers`] and `sys::arena`. `user_data` is generation (24 bits) │ kind (8) │ slot (32).
+//! [`super::buffers`] and `sys::arena`.
 
 use std::io;
 use std::mem::ManuallyDrop;
@@ -14,12 +15,12 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use nix::errno::Errno;
 use nix::sys::socket::{Shutdown, shutdown};
 
+use super::Direction;
 use super::buffers::{HeadPlaces, RECEIVE_COUNT, ReceiveBuffers};
-use super::{
-    Completion, Direction, Listener, OperationId, ReceiveBuffer, ReceiveEnd, Ring, SendFault, Socket,
-};
+use super::kernel::{Entry, Kernel, Kind, Operation, Tag};
+use super::sockets::SocketRing;
 use crate::clock::{Now, Wall};
-use crate::sys::arena::{Arena, BlockSpan};
+use crate::sys::arena::Arena;
 use crate::sys::{self, EventWaker};
 
 const ENTRIES: u32 = 1024;
@@ -27,11 +28,8 @@ const ENTRIES: u32 = 1024;
 const COMPLETIONS: u32 = 16 * ENTRIES;
 const RECEIVE_GROUP: u16 = 0;
 
-const ACCEPT: u64 = 1;
-const RECEIVE: u64 = 2;
-const SEND: u64 = 3;
-const WAKE: u64 = 4;
-const CANCEL: u64 = 5;
+/// The ring of a worker that serves.
+pub type UringRing = SocketRing<UringKernel>;
 
 /// What of io_uring is not to be had, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -56,21 +54,17 @@ pub enum RingError {
 }
 
 /// Made on the thread that uses it: a ring of this kind takes orders from no other.
-pub struct UringRing {
+pub struct UringKernel {
     ring: ManuallyDrop<IoUring>,
     receive_buffers: ManuallyDrop<ReceiveBuffers>,
     heads: ManuallyDrop<HeadPlaces>,
     arena: ManuallyDrop<Arc<Arena>>,
     waker: Arc<EventWaker>,
-    waker_armed: bool,
-    listeners: Vec<TcpListener>,
-    sockets: Vec<Option<OwnedFd>>,
-    free_sockets: Vec<u32>,
     /// Operations that the kernel has not ended and that were lent memory: receives and sends.
     lent: usize,
 }
 
-impl UringRing {
+impl UringKernel {
     /// `slots`: of the worker's table.
     pub fn new(arena: Arc<Arena>, waker: Arc<EventWaker>, slots: usize) -> Result<Self, RingError> {
         let ring = build().map_err(classify)?;
@@ -94,149 +88,47 @@ impl UringRing {
             heads: ManuallyDrop::new(heads),
             arena: ManuallyDrop::new(arena),
             waker,
-            waker_armed: false,
-            listeners: Vec::new(),
-            sockets: Vec::new(),
-            free_sockets: Vec::new(),
             lent: 0,
         })
     }
 
     #[expect(unsafe_code, reason = "the submission queue is unsafe to push to")]
-    fn push(&mut self, entry: &squeue::Entry) {
-        loop {
-            let mut queue = self.ring.submission();
-            // SAFETY: `push` asks that what the entry points to is valid until its completion: heads, receive buffers
-            // and the arena outlive the ring or are leaked with operations in flight (`Drop`).
-            let pushed = unsafe { queue.push(entry) };
-            drop(queue);
-            if pushed.is_ok() {
-                return;
-            }
-            if let Err(cause) = self.ring.submitter().submit() {
-                let errno = cause.raw_os_error().map(Errno::from_raw);
-                let passing = matches!(errno, Some(Errno::EINTR | Errno::EAGAIN | Errno::EBUSY));
-                assert!(passing, "io_uring_enter failed: {cause}");
-            }
-        }
+    fn push_entry(&mut self, entry: &squeue::Entry) {
+        let mut queue = self.ring.submission();
+        // SAFETY: `push` asks that what the entry points to is valid until its completion: heads, receive buffers
+        // and the arena outlive the ring or are leaked with operations in flight (`Drop`).
+        let pushed = unsafe { queue.push(entry) };
+        assert!(pushed.is_ok(), "the ring above looks for room first");
     }
 
-    fn descriptor(&self, socket: Socket) -> &OwnedFd {
-        self.sockets[index(socket.0)].as_ref().expect("operations are for sockets that are open")
-    }
-
-    fn send(&mut self, id: OperationId, socket: Socket, start: *const u8, count: usize, flags: i32) {
-        let fd = types::Fd(self.descriptor(socket).as_raw_fd());
-        let length = u32::try_from(count).expect("a send is shorter than 4 GiB");
-        self.lent += 1;
-        let send = opcode::Send::new(fd, start, length).flags(flags | libc::MSG_NOSIGNAL);
-        self.push(&send.build().user_data(user_data(SEND, id)));
-    }
-
-    fn arm_waker(&mut self) {
-        if !self.waker_armed {
-            let readable = u32::try_from(libc::POLLIN).expect("a poll flag is positive");
-            let fd = types::Fd(self.waker.descriptor().as_raw_fd());
-            let poll = opcode::PollAdd::new(fd, readable).multi(true);
-            self.push(&poll.build().user_data(WAKE << 32));
-            self.waker_armed = true;
-        }
-    }
-
-    fn completed(&mut self, entry: &cqueue::Entry, completions: &mut Vec<Completion>) {
+    fn entry(&mut self, entry: &cqueue::Entry) -> Entry<OwnedFd> {
+        let tag = Tag::from_bits(entry.user_data());
         let more = cqueue::more(entry.flags());
-        let data = entry.user_data();
-        let low = |number: u64| u32::try_from(number & 0xffff_ffff).expect("32 bits");
-        let id = OperationId { slot: low(data), generation: low(data >> 40) };
-        let result = usize::try_from(entry.result()).map_err(|_| Errno::from_raw(-entry.result()));
-        let kind = (data >> 32) & 0xff;
-        if !more && matches!(kind, RECEIVE | SEND) {
+        if !more && matches!(tag.kind, Kind::Receive | Kind::Send) {
             self.lent -= 1;
         }
-        match kind {
-            ACCEPT => self.accepted(Listener(id.slot), result, more, completions),
-            RECEIVE => self.received_some(id, result, entry, completions),
-            SEND => {
-                self.heads.sent(index(id.slot));
-                completions.push(Completion::Sent { id, outcome: result.map_err(send_fault) });
-            }
-            WAKE => {
-                self.waker_armed &= more;
-                self.waker.take();
-                completions.push(Completion::Woken);
-            }
-            // The receive's own completion tells how it ended.
-            CANCEL => {}
-            other => unreachable!("no operation is of kind {other}"),
+        if tag.kind == Kind::Send {
+            self.heads.sent(index(tag.id.slot));
         }
-    }
-
-    fn accepted(
-        &mut self,
-        listener: Listener,
-        result: Result<usize, Errno>,
-        more: bool,
-        completions: &mut Vec<Completion>,
-    ) {
-        let exhausted = matches!(result, Err(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS));
-        if let Ok(number) = result {
-            let raw = i32::try_from(number).expect("a descriptor is an int");
-            // SAFETY: `from_raw_fd` asks for an open descriptor that nobody else owns: accept has just made it.
-            #[expect(unsafe_code, reason = "a completion carries a descriptor as a number")]
-            let socket = unsafe { OwnedFd::from_raw_fd(raw) };
-            // Fails only for a socket that is gone already; the first receive will say so.
-            if let Err(cause) = sys::set_no_delay(socket.as_fd()) {
-                tracing::debug!(%cause, "TCP_NODELAY");
-            }
-            completions.push(Completion::Accepted { listener, socket: self.keep(socket) });
-        }
-        if !more {
-            completions.push(Completion::AcceptEnded { listener, exhausted });
-        }
-    }
-
-    fn keep(&mut self, socket: OwnedFd) -> Socket {
-        let number = self.free_sockets.pop().unwrap_or_else(|| {
-            self.sockets.push(None);
-            u32::try_from(self.sockets.len() - 1).expect("fewer than 2³² sockets")
-        });
-        self.sockets[index(number)] = Some(socket);
-        Socket(number)
-    }
-
-    fn received_some(
-        &mut self,
-        id: OperationId,
-        result: Result<usize, Errno>,
-        entry: &cqueue::Entry,
-        completions: &mut Vec<Completion>,
-    ) {
         let buffer = cqueue::buffer_select(entry.flags());
         if let Some(index) = buffer {
             self.receive_buffers.take(index);
         }
-        let end = match (result, buffer) {
-            (Ok(bytes @ 1..), Some(index)) => {
-                completions.push(Completion::Received { id, buffer: ReceiveBuffer { index, bytes } });
-                ReceiveEnd::Paused
+        let socket = (tag.kind == Kind::Accept && entry.result() >= 0).then(|| {
+            // SAFETY: `from_raw_fd` asks for an open descriptor that nobody else owns: accept has just made it.
+            #[expect(unsafe_code, reason = "a completion carries a descriptor as a number")]
+            unsafe {
+                OwnedFd::from_raw_fd(entry.result())
             }
-            (_, Some(index)) => {
-                self.receive_buffers.give(index);
-                ReceiveEnd::PeerFinished
-            }
-            (Ok(_), None) => ReceiveEnd::PeerFinished,
-            (Err(Errno::ENOBUFS | Errno::ECANCELED | Errno::EINTR | Errno::EAGAIN), None) => {
-                ReceiveEnd::Paused
-            }
-            (Err(_), None) => ReceiveEnd::PeerLost,
-        };
-        if !cqueue::more(entry.flags()) {
-            completions.push(Completion::ReceiveEnded { id, end });
-        }
+        });
+        let result = usize::try_from(entry.result()).map_err(|_| Errno::from_raw(-entry.result()));
+        Entry { tag, result, more, buffer, socket }
     }
 }
 
-impl Ring for UringRing {
+impl Kernel for UringKernel {
+    type Descriptor = OwnedFd;
+
     fn now(&self) -> Now {
         sys::now()
     }
@@ -245,88 +137,100 @@ impl Ring for UringRing {
         sys::wall()
     }
 
-    fn listen(&mut self, listener: TcpListener) -> Listener {
-        self.listeners.push(listener);
-        Listener(u32::try_from(self.listeners.len() - 1).expect("fewer than 2³² listeners"))
+    fn adopt(&mut self, listener: TcpListener) -> OwnedFd {
+        listener.into()
     }
 
-    fn accept(&mut self, listener: Listener) {
-        let fd = types::Fd(self.listeners[index(listener.0)].as_raw_fd());
-        let accept = opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC);
-        let id = OperationId { slot: listener.0, generation: 0 };
-        self.push(&accept.build().user_data(user_data(ACCEPT, id)));
+    fn has_room(&mut self) -> bool {
+        !self.ring.submission().is_full()
     }
 
-    fn receive(&mut self, id: OperationId, socket: Socket) {
-        let fd = types::Fd(self.descriptor(socket).as_raw_fd());
-        self.lent += 1;
-        let receive = opcode::RecvMulti::new(fd, RECEIVE_GROUP).build();
-        self.push(&receive.user_data(user_data(RECEIVE, id)));
-    }
-
-    fn pause_receive(&mut self, id: OperationId) {
-        let cancel = opcode::AsyncCancel::new(user_data(RECEIVE, id)).build();
-        self.push(&cancel.user_data(user_data(CANCEL, id)));
-    }
-
-    fn send_bytes(&mut self, id: OperationId, socket: Socket, bytes: &[u8], more: bool) {
-        let (start, count) = self.heads.fill(index(id.slot), bytes);
-        let flags = if more || count < bytes.len() { libc::MSG_MORE } else { 0 };
-        self.send(id, socket, start, count, flags);
-    }
-
-    fn send_block(&mut self, id: OperationId, socket: Socket, span: BlockSpan) {
-        let start = self.arena.address(span);
-        self.send(id, socket, start, span.bytes, 0);
-    }
-
-    fn shut_down(&mut self, socket: Socket, direction: Direction) {
-        let how = match direction {
-            Direction::Write => Shutdown::Write,
-            Direction::Both => Shutdown::Both,
+    fn push(&mut self, tag: Tag, operation: Operation<'_, OwnedFd>) {
+        let fd = |descriptor: &OwnedFd| types::Fd(descriptor.as_raw_fd());
+        let entry = match operation {
+            Operation::Accept { listener } => {
+                opcode::AcceptMulti::new(fd(listener)).flags(libc::SOCK_CLOEXEC).build()
+            }
+            Operation::Receive { socket } => {
+                self.lent += 1;
+                opcode::RecvMulti::new(fd(socket), RECEIVE_GROUP).build()
+            }
+            Operation::SendBytes { socket, bytes, more } => {
+                self.lent += 1;
+                let (start, count) = self.heads.fill(index(tag.id.slot), bytes);
+                send(fd(socket), start, count, if more { libc::MSG_MORE } else { 0 })
+            }
+            Operation::SendBlock { socket, span } => {
+                self.lent += 1;
+                send(fd(socket), self.arena.address(span), span.bytes, 0)
+            }
+            Operation::Wakes => {
+                let readable = u32::try_from(libc::POLLIN).expect("a poll flag is positive");
+                let fd = types::Fd(self.waker.descriptor().as_raw_fd());
+                opcode::PollAdd::new(fd, readable).multi(true).build()
+            }
+            Operation::Cancel { tag } => opcode::AsyncCancel::new(tag.to_bits()).build(),
         };
-        // Directly: as an operation it would always go to a kernel worker. ENOTCONN: the peer was faster.
-        if let Err(cause) = shutdown(self.descriptor(socket).as_raw_fd(), how) {
-            tracing::trace!(%cause, "shutdown");
-        }
+        self.push_entry(&entry.user_data(tag.to_bits()));
     }
 
-    fn close(&mut self, socket: Socket) {
-        // Dropping the descriptor is close(2).
-        let closed = self.sockets[index(socket.0)].take();
-        assert!(closed.is_some(), "a socket is closed once");
-        self.free_sockets.push(socket.0);
+    fn submit(&mut self) -> Result<(), Errno> {
+        entered(self.ring.submitter().submit())
     }
 
-    fn received(&self, buffer: &ReceiveBuffer) -> &[u8] {
-        self.receive_buffers.bytes(buffer.index, buffer.bytes)
-    }
-
-    fn recycle(&mut self, buffer: ReceiveBuffer) {
-        self.receive_buffers.give(buffer.index);
-    }
-
-    fn turn(&mut self, until: Option<Now>, completions: &mut Vec<Completion>) -> io::Result<()> {
-        self.arm_waker();
+    fn wait(&mut self, until: Option<Now>) -> Result<(), Errno> {
         let left = until.map(|until| Duration::from_nanos(until.0.saturating_sub(sys::now().0)));
         let timeout = left.map(types::Timespec::from);
         let arguments = types::SubmitArgs::new();
         let arguments = timeout.as_ref().map_or(arguments, |timeout| arguments.timespec(timeout));
-        match self.ring.submitter().submit_with_args(1, &arguments) {
-            Ok(_) => {}
-            Err(cause) => match cause.raw_os_error().map(Errno::from_raw) {
-                Some(Errno::ETIME | Errno::EINTR | Errno::EAGAIN | Errno::EBUSY) => {}
-                _ => return Err(cause),
-            },
-        }
+        entered(self.ring.submitter().submit_with_args(1, &arguments))
+    }
+
+    fn reap(&mut self, entries: &mut Vec<Entry<OwnedFd>>) {
         while let Some(entry) = { self.ring.completion().next() } {
-            self.completed(&entry, completions);
+            entries.push(self.entry(&entry));
         }
-        Ok(())
+    }
+
+    fn take_wakes(&mut self) {
+        self.waker.take();
+    }
+
+    fn set_no_delay(&mut self, socket: &OwnedFd) -> Result<(), Errno> {
+        sys::set_no_delay(socket.as_fd())
+    }
+
+    fn shut_down(&mut self, socket: &OwnedFd, direction: Direction) -> Result<(), Errno> {
+        // Directly: as an operation it would always go to a kernel worker.
+        let how = match direction {
+            Direction::Write => Shutdown::Write,
+            Direction::Both => Shutdown::Both,
+        };
+        shutdown(socket.as_raw_fd(), how)
+    }
+
+    fn received(&self, buffer: u16, bytes: usize) -> &[u8] {
+        self.receive_buffers.bytes(buffer, bytes)
+    }
+
+    fn give(&mut self, buffer: u16) {
+        self.receive_buffers.give(buffer);
     }
 }
 
-impl Drop for UringRing {
+fn send(fd: types::Fd, start: *const u8, count: usize, flags: i32) -> squeue::Entry {
+    let length = u32::try_from(count).expect("a send is shorter than 4 GiB");
+    opcode::Send::new(fd, start, length).flags(flags | libc::MSG_NOSIGNAL).build()
+}
+
+fn entered(outcome: io::Result<usize>) -> Result<(), Errno> {
+    match outcome {
+        Ok(_) => Ok(()),
+        Err(cause) => Err(cause.raw_os_error().map_or(Errno::EIO, Errno::from_raw)),
+    }
+}
+
+impl Drop for UringKernel {
     fn drop(&mut self) {
         // Closing the ring cancels what is in flight, but nobody says when that is done: what the kernel may still write to
         // or read from then stays for the process's life.
@@ -391,19 +295,6 @@ fn probe(ring: &IoUring) -> Result<(), RingError> {
     missing.map_or(Ok(()), |(_, name)| Err(RingError::Lacks(name)))
 }
 
-fn user_data(kind: u64, id: OperationId) -> u64 {
-    u64::from(id.generation) << 40 | kind << 32 | u64::from(id.slot)
-}
-
-fn send_fault(errno: Errno) -> SendFault {
-    match errno {
-        Errno::EPIPE | Errno::ECONNRESET | Errno::ETIMEDOUT | Errno::EHOSTUNREACH | Errno::ENETUNREACH => {
-            SendFault::PeerLost
-        }
-        _ => SendFault::Host,
-    }
-}
-
 fn index(number: u32) -> usize {
     usize::try_from(number).expect("a number of 32 bits fits a usize")
 }
@@ -422,12 +313,5 @@ mod tests {
         assert!(message(libc::ENOMEM).contains("LimitMEMLOCK"));
         assert!(message(libc::EINVAL).contains("DEFER_TASKRUN"));
         assert!(message(libc::ENOSYS).contains("6.1"));
-    }
-
-    #[test]
-    fn an_operation_is_known_again_by_its_user_data() {
-        let id = OperationId { slot: 4_031, generation: 0xff_ffff };
-        let data = user_data(SEND, id);
-        assert_eq!((data >> 40, (data >> 32) & 0xff, data & 0xffff_ffff), (0xff_ffff, SEND, 4_031));
     }
 }

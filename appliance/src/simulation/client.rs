@@ -1,74 +1,44 @@
 //! Clients, well-behaved and not, and the oracle: every byte that comes must be the next byte of what was asked for.
 
 use std::collections::VecDeque;
-use std::fmt::Write as _;
-use std::ops::Range;
 use std::rc::Rc;
+use std::sync::Arc;
 
-use super::disk::SITE;
-use super::kernel::{Shared, Wire};
-use super::random::Random;
+use super::faults::Fault;
+use super::network::Wire;
+use super::request::{Content, Request};
+use super::shared::Shared;
 use crate::clock::Now;
+use crate::holdings::Holdings;
+
+/// Connections that wait for a worker to accept them.
+const BACKLOG_MAX: usize = 4;
 
 /// How a client treats its server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Manners {
     Good,
-    /// Reads little, and seldom.
     Slow,
-    /// Stops reading for ever at some point.
     Stalls,
-    /// Resets at some point.
     Resets,
-    /// Sends half a head and waits.
     Trickles,
-    /// Closes its side behind its last request.
     HalfCloses,
-    /// Sends what is no HTTP.
     Babbles,
+    Floods,
+    Idles,
 }
 
 impl Manners {
-    const BAD: [Self; 6] =
-        [Self::Slow, Self::Stalls, Self::Resets, Self::Trickles, Self::HalfCloses, Self::Babbles];
-}
-
-struct Request {
-    object: usize,
-    head_only: bool,
-    range: Option<Range<usize>>,
-}
-
-impl Request {
-    fn random(random: &mut Random) -> Self {
-        let object = random.below(SITE.objects.len());
-        let size = SITE.objects[object].bytes;
-        let head_only = random.chance(1, 10);
-        // RFC 9110 14.2: a range means something for GET only.
-        let range = (!head_only && random.chance(1, 2)).then(|| {
-            let first = random.below(size);
-            first..random.between(first, size - 1) + 1
-        });
-        Self { object, head_only, range }
-    }
-
-    fn text(&self) -> String {
-        let method = if self.head_only { "HEAD" } else { "GET" };
-        let mut text = format!("{method} {} HTTP/1.1\r\nHost: x\r\n", SITE.objects[self.object].target);
-        if let Some(range) = &self.range {
-            write!(text, "Range: bytes={}-{}\r\n", range.start, range.end - 1).unwrap();
-        }
-        text + "\r\n"
-    }
-
-    fn status(&self) -> u16 {
-        if self.range.is_some() { 206 } else { 200 }
-    }
-
-    fn content(&self) -> &'static [u8] {
-        let all = SITE.object_bytes(&SITE.objects[self.object]);
-        self.range.clone().map_or(all, |range| &all[range])
-    }
+    const BAD: [Self; 8] = [
+        Self::Slow,
+        Self::Stalls,
+        Self::Resets,
+        Self::Trickles,
+        Self::HalfCloses,
+        Self::Babbles,
+        Self::Floods,
+        Self::Idles,
+    ];
 }
 
 /// The answer that is arriving.
@@ -78,18 +48,35 @@ struct Arriving {
     content: Option<Content>,
 }
 
-enum Content {
-    Expected {
-        sent: usize,
-    },
-    /// A refusal's words: only their number is checked.
-    Words {
-        left: usize,
-    },
+impl Arriving {
+    fn is_complete(&self) -> bool {
+        match &self.content {
+            None => false,
+            Some(Content::Expected { sent }) => *sent == self.request.content().len(),
+            Some(Content::Words { left }) => *left == 0,
+        }
+    }
+
+    /// Its head promised a body of which nothing came.
+    fn is_bodiless(&self) -> bool {
+        matches!(self.content, Some(Content::Expected { sent: 0 })) && !self.is_complete()
+    }
+}
+
+/// What became of the requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub answered: u64,
+    /// Of these, with all bytes of what was asked for.
+    pub served: u64,
+    pub refused: u64,
+    pub cut: u64,
+    pub received_bytes: u64,
 }
 
 pub struct Client {
     shared: Rc<Shared>,
+    holdings: Arc<Holdings>,
     pub manners: Manners,
     workers: usize,
     requests: VecDeque<Request>,
@@ -97,28 +84,32 @@ pub struct Client {
     wire: Option<usize>,
     unsent: Vec<u8>,
     waiting: VecDeque<Arriving>,
+    /// A request was sent behind which nothing is answered.
+    closing: bool,
     input: Vec<u8>,
     /// After so many received bytes, bad manners show.
     patience: usize,
     received: usize,
     pub pause_until: Option<Now>,
-    pub answered: usize,
-    pub refused: usize,
-    pub cut: usize,
+    pub tally: Tally,
     connects: usize,
     pub done: bool,
 }
 
 impl Client {
-    pub fn new(shared: Rc<Shared>, workers: usize, good: bool) -> Self {
+    pub fn new(shared: Rc<Shared>, holdings: Arc<Holdings>, workers: usize, harmless: bool) -> Self {
         let mut random = shared.random.borrow_mut();
+        let good = harmless || random.chance(1, 2);
         let manners = if good { Manners::Good } else { *random.pick(&Manners::BAD) };
-        let count = random.between(1, 8);
-        let requests = (0..count).map(|_| Request::random(&mut random)).collect();
-        let (ahead, patience) = (random.between(1, 4), random.below(600_000));
+        let count = if manners == Manners::Floods { 60 } else { random.between(1, 8) };
+        let odd = !harmless && random.chance(1, 2);
+        let requests = (0..count).map(|_| Request::random(&mut random, odd)).collect();
+        let ahead = if manners == Manners::Floods { 60 } else { random.between(1, 4) };
+        let patience = if random.chance(1, 3) { 0 } else { random.below(600_000) };
         drop(random);
         Self {
             shared,
+            holdings,
             manners,
             workers,
             requests,
@@ -126,13 +117,12 @@ impl Client {
             wire: None,
             unsent: Vec::new(),
             waiting: VecDeque::new(),
+            closing: false,
             input: Vec::new(),
             patience,
             received: 0,
             pause_until: None,
-            answered: 0,
-            refused: 0,
-            cut: 0,
+            tally: Tally::default(),
             connects: 0,
             done: false,
         }
@@ -161,11 +151,18 @@ impl Client {
 
     fn connect(&mut self) {
         let mut network = self.shared.network.borrow_mut();
-        let mut random = self.shared.random.borrow_mut();
-        let capacity = random.between(2_000, 200_000);
-        network.wires.push(Wire { capacity, ..Wire::default() });
+        let worker = self.shared.below(self.workers);
+        if network.backlogs[worker].len() >= BACKLOG_MAX {
+            // SYN is sent again after a second.
+            self.shared.saw(Fault::BacklogFull);
+            self.pause_until = Some(Now(self.shared.now.get().0 + 1_000_000_000));
+            return;
+        }
+        let capacity = self.shared.random.borrow_mut().between(2_000, 200_000);
+        let resets = self.shared.strikes_wire();
+        let reset_after = resets.then(|| 1 + self.shared.below(400_000));
+        network.wires.push(Wire { capacity, reset_after, ..Wire::default() });
         let number = network.wires.len() - 1;
-        let worker = random.below(self.workers);
         network.backlogs[worker].push(number);
         self.wire = Some(number);
         self.connects += 1;
@@ -173,47 +170,68 @@ impl Client {
     }
 
     fn ask(&mut self, wire: &Wire) {
-        if wire.client_finished {
-            return;
-        }
-        while self.waiting.len() < self.ahead {
-            let Some(request) = self.requests.pop_front() else { break };
-            self.unsent.extend(request.text().bytes());
+        while !(wire.client_finished || self.closing) && self.waiting.len() < self.ahead {
+            let Some(mut request) = self.requests.pop_front() else { break };
+            let wall = self.shared.wall();
+            self.unsent.extend(request.ask(&self.holdings, wall).bytes());
+            self.closing = request.kind.closes();
+            if !self.waiting.is_empty() {
+                self.shared.saw(Fault::Pipelined);
+            }
+            if request.expired(wall) && self.received > 0 {
+                self.shared.saw(Fault::TokenExpired);
+            }
             self.waiting.push_back(Arriving { request, content: None });
+        }
+        if self.manners == Manners::Floods && self.waiting.len() > 20 {
+            self.shared.saw(Fault::Flood);
         }
     }
 
     fn send(&mut self, wire: &mut Wire) {
         // A server's socket takes only so much.
         let room = 16_384usize.saturating_sub(wire.to_server.len());
-        if self.unsent.is_empty()
-            || room == 0
-            || self.manners == Manners::Trickles && self.received >= self.patience
-        {
+        let trickles = self.manners == Manners::Trickles && self.received >= self.patience;
+        if self.unsent.is_empty() || room == 0 || wire.reset {
             return;
         }
-        let mut random = self.shared.random.borrow_mut();
-        let count = random.between(1, self.unsent.len()).min(room);
+        let most = if trickles { self.unsent.len() - 1 } else { self.unsent.len() };
+        if trickles {
+            self.shared.saw(Fault::Trickle);
+        }
+        let count = (self.shared.below(most) + 1).min(most).min(room);
+        if count == 0 {
+            return;
+        }
         wire.to_server.extend_from_slice(&self.unsent[..count]);
         self.unsent.drain(..count);
         self.shared.happened();
+        if wire.server_closed {
+            wire.reset(&self.shared);
+        }
     }
 
     fn receive(&mut self, wire: &mut Wire) -> Result<(), String> {
-        if wire.to_client.is_empty() || self.manners == Manners::Stalls && self.received >= self.patience {
+        if self.manners == Manners::Stalls && self.received >= self.patience {
+            self.shared.saw(Fault::ZeroWindow);
+            return Ok(());
+        }
+        if wire.to_client.is_empty() {
             return Ok(());
         }
         let count = if self.manners == Manners::Slow {
-            let mut random = self.shared.random.borrow_mut();
-            let pause = u64::try_from(random.below(3_000)).unwrap() * 1_000_000;
+            self.shared.saw(Fault::SlowReader);
+            let pause = u64::try_from(self.shared.below(3_000)).unwrap() * 1_000_000;
             self.pause_until = Some(Now(self.shared.now.get().0 + pause));
-            random.between(1, wire.to_client.len().min(20_000))
+            1 + self.shared.below(wire.to_client.len().min(20_000))
         } else {
             wire.to_client.len()
         };
         self.input.extend_from_slice(&wire.to_client[..count]);
         wire.to_client.drain(..count);
         self.received += count;
+        self.tally.received_bytes += u64::try_from(count).unwrap();
+        self.shared.note(u64::try_from(count).unwrap());
         self.shared.happened();
         self.check()
     }
@@ -221,27 +239,19 @@ impl Client {
     /// The oracle.
     fn check(&mut self) -> Result<(), String> {
         let mut used = 0;
-        loop {
+        while used < self.input.len() {
             let input = &self.input[used..];
-            if input.is_empty() {
-                break;
-            }
             let Some(arriving) = self.waiting.front_mut() else {
-                // 408, or 503 for want of a place, answer no request of ours.
-                if input.starts_with(b"HTTP/1.1 408")
-                    || input.starts_with(b"HTTP/1.1 503")
-                    || input.starts_with(b"HTTP/1.1 400")
-                {
-                    used = self.input.len();
-                    break;
-                }
-                return Err(format!("{} bytes that nobody asked for", input.len()));
+                used += self.unasked(input)?;
+                break;
             };
             match &mut arriving.content {
                 None => {
                     let Some(end) = input.windows(4).position(|four| four == b"\r\n\r\n") else { break };
-                    let (content, refused) = read_head(&input[..end + 4], &arriving.request)?;
-                    self.refused += usize::from(refused);
+                    let head = &input[..end + 4];
+                    let (content, refused) =
+                        arriving.request.read_head(head, &self.holdings, self.shared.wall())?;
+                    self.tally.refused += u64::from(refused);
                     arriving.content = Some(content);
                     used += end + 4;
                 }
@@ -250,11 +260,8 @@ impl Client {
                     let count = left.len().min(input.len());
                     if left[..count] != input[..count] {
                         let wrong = left.iter().zip(input).position(|(a, b)| a != b).unwrap_or(0);
-                        return Err(format!(
-                            "a wrong byte in object {} at {}",
-                            arriving.request.object,
-                            *sent + wrong
-                        ));
+                        let object = arriving.request.object;
+                        return Err(format!("a wrong byte in object {object} at {}", *sent + wrong));
                     }
                     *sent += count;
                     used += count;
@@ -265,36 +272,58 @@ impl Client {
                     used += count;
                 }
             }
-            let complete = match &arriving.content {
-                None => false,
-                Some(Content::Expected { sent }) => *sent == arriving.request.content().len(),
-                Some(Content::Words { left }) => *left == 0,
-            };
-            if complete {
-                self.waiting.pop_front();
-                self.answered += 1;
-            }
+            self.count_complete();
         }
         self.input.drain(..used);
         Ok(())
     }
 
+    fn count_complete(&mut self) {
+        let Some(arriving) = self.waiting.pop_front_if(|arriving| arriving.is_complete()) else { return };
+        self.tally.answered += 1;
+        if matches!(arriving.content, Some(Content::Expected { .. })) {
+            self.tally.served += 1;
+            if arriving.request.was_asked_before(self.holdings.current().number()) {
+                self.shared.saw(Fault::SwapInBody);
+            }
+        }
+    }
+
+    /// 408, 400 to rubbish, or 503 for want of a place, answer no request of ours.
+    fn unasked(&self, input: &[u8]) -> Result<usize, String> {
+        let known = [&b"HTTP/1.1 408"[..], b"HTTP/1.1 503", b"HTTP/1.1 400", b"HTTP/1.1 431"];
+        if known.iter().any(|status| input.starts_with(&status[..status.len().min(input.len())])) {
+            return Ok(input.len());
+        }
+        let start = String::from_utf8_lossy(&input[..input.len().min(60)]);
+        Err(format!("{} bytes that nobody asked for: {start:?}", input.len()))
+    }
+
     fn misbehave(&mut self, wire: &mut Wire) {
         let impatient = self.received >= self.patience;
+        let silent = self.unsent.is_empty() && !wire.client_finished;
         match self.manners {
             Manners::Resets if impatient => {
-                wire.client_reset = true;
+                self.shared.saw(Fault::ClientReset);
+                wire.reset(&self.shared);
                 self.leave();
             }
-            Manners::HalfCloses
-                if self.requests.is_empty() && self.unsent.is_empty() && !wire.client_finished =>
-            {
+            // Every second one; the others wait.
+            Manners::Trickles if impatient && self.patience % 2 == 1 && self.unsent.len() == 1 => {
+                if !wire.client_finished {
+                    self.shared.saw(Fault::HeadBrokenOff);
+                    wire.client_finished = true;
+                    self.shared.happened();
+                }
+            }
+            Manners::HalfCloses if self.requests.is_empty() && silent => {
+                self.shared.saw(Fault::HalfClose);
                 wire.client_finished = true;
                 self.shared.happened();
             }
-            Manners::Babbles if impatient && self.unsent.is_empty() && !wire.client_finished => {
-                let mut random = self.shared.random.borrow_mut();
-                let count = random.between(1, 40_000);
+            Manners::Babbles if impatient && silent => {
+                self.shared.saw(Fault::Babble);
+                let count = self.shared.below(40_000) + 1;
                 wire.to_server.extend((0..count).map(|index| if index % 7 == 0 { b'\n' } else { b'%' }));
                 wire.client_finished = true;
                 self.requests.clear();
@@ -306,28 +335,47 @@ impl Client {
             | Manners::Resets
             | Manners::Trickles
             | Manners::HalfCloses
-            | Manners::Babbles => {}
+            | Manners::Babbles
+            | Manners::Floods
+            | Manners::Idles => {}
         }
     }
 
     /// The server's end of the stream, and our own.
     fn finish(&mut self, wire: &mut Wire) -> Result<(), String> {
-        let ended = (wire.server_finished || wire.server_closed) && wire.to_client.is_empty();
-        let stalled = self.manners == Manners::Stalls && wire.server_closed;
+        let ended = (wire.server_finished || wire.server_closed || wire.reset) && wire.to_client.is_empty();
+        let stalled = self.manners == Manners::Stalls && (wire.server_closed || wire.reset);
         let satisfied = self.requests.is_empty() && self.waiting.is_empty() && self.unsent.is_empty();
         if ended || stalled {
-            self.cut += self.waiting.len();
+            self.check_end(wire)?;
+            self.tally.cut += u64::try_from(self.waiting.len()).unwrap();
             wire.client_finished = true;
             self.wire = None;
             self.waiting.clear();
             self.unsent.clear();
             self.input.clear();
+            self.closing = false;
             self.shared.happened();
             // What was asked and not answered is not asked again; a server that always closes ends the client.
             self.done = self.requests.is_empty() || self.connects > 20 || self.manners != Manners::Good;
+        } else if satisfied && self.manners == Manners::Idles {
+            self.shared.saw(Fault::Idle);
         } else if satisfied && self.manners != Manners::HalfCloses {
             wire.client_finished = true;
             self.leave();
+        }
+        Ok(())
+    }
+
+    /// A block that fails before any byte of the body has left is answered 503, not with half an answer.
+    fn check_end(&self, wire: &Wire) -> Result<(), String> {
+        let excused = wire.reset
+            || [Fault::Stop, Fault::ClockJump, Fault::SendNoMemory]
+                .iter()
+                .any(|fault| self.shared.has_seen(*fault));
+        let bodiless = self.waiting.front().is_some_and(Arriving::is_bodiless);
+        if self.manners == Manners::Good && bodiless && !excused {
+            return Err("a head whose body never began".to_owned());
         }
         Ok(())
     }
@@ -336,39 +384,5 @@ impl Client {
         self.wire = None;
         self.done = true;
         self.shared.happened();
-    }
-}
-
-/// What an answer's head says, against what was asked. True: a refusal.
-fn read_head(head: &[u8], request: &Request) -> Result<(Content, bool), String> {
-    let head = String::from_utf8_lossy(head).to_ascii_lowercase();
-    let status: u16 = head.get(9..12).and_then(|text| text.parse().ok()).ok_or("no status line")?;
-    let field = |name: &str| {
-        head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ").map(str::to_owned))
-    };
-    let length: usize = field("content-length").and_then(|text| text.parse().ok()).ok_or("no length")?;
-    if status == request.status() {
-        let all = SITE.objects[request.object].bytes;
-        if let Some(range) = &request.range
-            && field("content-range") != Some(format!("bytes {}-{}/{all}", range.start, range.end - 1))
-        {
-            return Err("another range than was asked for".to_owned());
-        }
-        if length != request.content().len() {
-            return Err(format!("{length} bytes announced, {} asked for", request.content().len()));
-        }
-        let sent = if request.head_only { length } else { 0 };
-        return Ok((Content::Expected { sent }, false));
-    }
-    match status {
-        503 | 408 | 400 | 431 => {
-            let left = if request.head_only && status == 503 && !head.contains("connection: close") {
-                0
-            } else {
-                length
-            };
-            Ok((Content::Words { left }, true))
-        }
-        _ => Err(format!("status {status} where {} was due", request.status())),
     }
 }

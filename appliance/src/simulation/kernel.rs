@@ -1,69 +1,29 @@
-//! The fake kernel: connections between clients and workers, and a [`Ring`] on them that completes operations in any
-//! order, in any part, or not yet.
+//! The fake kernel below a worker's ring: queues with bounds, operations that complete in any order, in any part, or not
+//! yet, receive buffers that run out.
 //!
 //! What a SEND sends is read from the arena when it *completes*, as the real one may: a block that was given away
 //! meanwhile shows as wrong bytes.
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
-use std::io;
+use std::collections::VecDeque;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::random::Random;
-use super::site::MADE;
+use nix::errno::Errno;
+
+use super::faults::Fault;
+use super::shared::Shared;
 use crate::clock::{Now, Wall};
-use crate::ring::{
-    Completion, Direction, Listener, OperationId, ReceiveBuffer, ReceiveEnd, Ring, SendFault, Socket,
-};
+use crate::ring::Direction;
+use crate::ring::buffers::HEAD_BYTES;
+use crate::ring::kernel::{Entry, Kernel, Kind, Operation, Tag};
 use crate::sys::Wake;
 use crate::sys::arena::{Arena, BlockSpan};
 
 const RECEIVE_BYTES_MAX: usize = 2048;
 /// `resize` is slow in a debug build.
 static ZEROS: [u8; 128 * 1024] = [0; 128 * 1024];
-
-/// What all parts of a run share.
-pub struct Shared {
-    pub now: Cell<Now>,
-    pub random: RefCell<Random>,
-    /// Counts everything that happens: if it stands still, time may pass.
-    pub activity: Cell<u64>,
-    pub network: RefCell<Network>,
-}
-
-impl Shared {
-    pub fn happened(&self) {
-        self.activity.set(self.activity.get() + 1);
-    }
-
-    pub fn chance(&self, count: usize, of: usize) -> bool {
-        self.random.borrow_mut().chance(count, of)
-    }
-}
-
-#[derive(Default)]
-pub struct Network {
-    pub wires: Vec<Wire>,
-    /// By worker: connections that wait to be accepted.
-    pub backlogs: Vec<Vec<usize>>,
-}
-
-/// One TCP connection, both ways.
-#[derive(Default)]
-pub struct Wire {
-    pub to_server: Vec<u8>,
-    pub to_client: Vec<u8>,
-    /// How much `to_client` holds before a SEND has to wait.
-    pub capacity: usize,
-    pub client_finished: bool,
-    pub client_reset: bool,
-    pub server_finished: bool,
-    pub server_shut: bool,
-    pub server_closed: bool,
-}
 
 #[derive(Default)]
 pub struct FakeWaker(AtomicBool);
@@ -74,244 +34,425 @@ impl Wake for FakeWaker {
     }
 }
 
-enum Source {
-    Bytes(Vec<u8>),
-    Block(BlockSpan),
+/// A socket, or the listener (None).
+pub struct FakeSocket {
+    shared: Rc<Shared>,
+    wire: Option<usize>,
 }
 
-struct PendingReceive {
-    id: OperationId,
-    wire: usize,
-    pausing: bool,
+impl FakeSocket {
+    fn wire(&self) -> usize {
+        self.wire.expect("it is not the listener")
+    }
 }
 
-struct PendingSend {
-    id: OperationId,
-    wire: usize,
-    source: Source,
+impl Drop for FakeSocket {
+    fn drop(&mut self) {
+        if let Some(wire) = self.wire.filter(|_| !std::thread::panicking()) {
+            self.shared.network.borrow_mut().wires[wire].close_server(&self.shared);
+        }
+    }
 }
 
-pub struct FakeRing {
+#[derive(Clone)]
+enum Task {
+    Accept,
+    Receive { wire: usize },
+    SendBytes { wire: usize, bytes: Vec<u8> },
+    SendBlock { wire: usize, span: BlockSpan },
+    Wakes,
+    Cancel { tag: Tag },
+}
+
+impl Task {
+    fn wire(&self) -> Option<usize> {
+        match self {
+            Self::Receive { wire } | Self::SendBytes { wire, .. } | Self::SendBlock { wire, .. } => {
+                Some(*wire)
+            }
+            Self::Accept | Self::Wakes | Self::Cancel { .. } => None,
+        }
+    }
+}
+
+struct Flight {
+    /// As it crosses the real border.
+    bits: u64,
+    task: Task,
+    cancelled: bool,
+}
+
+pub struct FakeKernel {
     shared: Rc<Shared>,
     arena: Arc<Arena>,
     waker: Arc<FakeWaker>,
     worker: usize,
-    accepting: bool,
-    receives: Vec<PendingReceive>,
-    sends: Vec<PendingSend>,
-    buffers: BTreeMap<u16, Vec<u8>>,
-    next_buffer: u16,
-    /// When the worker wants to be called again.
-    pub until: Option<Now>,
+    queue: Vec<(Tag, Task)>,
+    queue_max: usize,
+    in_flight: Vec<Flight>,
+    completed: VecDeque<Entry<FakeSocket>>,
+    completed_max: usize,
+    refusals: usize,
+    /// None: the kernel's. Else what the worker was given.
+    buffers: Vec<Option<Vec<u8>>>,
+    /// What the wait that is under way ends with.
+    outcome: Result<(), Errno>,
 }
 
-impl FakeRing {
+impl FakeKernel {
     pub fn new(shared: Rc<Shared>, arena: Arc<Arena>, waker: Arc<FakeWaker>, worker: usize) -> Self {
+        let mut random = shared.random.borrow_mut();
+        let (queue_max, completed_max) = (random.between(1, 24), random.between(2, 24));
+        let buffers = vec![None; random.between(1, 8)];
+        drop(random);
         Self {
             shared,
             arena,
             waker,
             worker,
-            accepting: true,
-            receives: Vec::new(),
-            sends: Vec::new(),
-            buffers: BTreeMap::new(),
-            next_buffer: 0,
-            until: None,
+            queue: Vec::new(),
+            queue_max,
+            in_flight: Vec::new(),
+            completed: VecDeque::new(),
+            completed_max,
+            refusals: 0,
+            buffers,
+            outcome: Ok(()),
         }
+    }
+
+    pub fn listener(&self) -> FakeSocket {
+        FakeSocket { shared: self.shared.clone(), wire: None }
     }
 
     /// What was not ended or given back.
     pub fn leaks(&self) -> Result<(), String> {
-        let counts = [self.receives.len(), self.sends.len(), self.buffers.len()];
-        if counts == [0; 3] { Ok(()) } else { Err(format!("receives, sends, buffers left over: {counts:?}")) }
+        let ended = |flight: &&Flight| !matches!(flight.task, Task::Accept | Task::Wakes);
+        let left = [
+            self.queue.iter().filter(|(_, task)| !matches!(task, Task::Accept | Task::Wakes)).count(),
+            self.in_flight.iter().filter(ended).count(),
+            self.completed.len(),
+            self.buffers.iter().flatten().count(),
+        ];
+        if left == [0; 4] {
+            Ok(())
+        } else {
+            Err(format!("submissions, operations, completions, buffers left over: {left:?}"))
+        }
     }
 
-    fn progress_accept(&mut self, completions: &mut Vec<Completion>) {
-        let mut network = self.shared.network.borrow_mut();
-        let backlog = &mut network.backlogs[self.worker];
-        if !self.accepting || backlog.is_empty() {
-            return;
+    fn take_queue(&mut self) {
+        for (tag, task) in std::mem::take(&mut self.queue) {
+            if let Task::Cancel { tag: target } = task {
+                let target = self.in_flight.iter_mut().find(|flight| flight.bits == target.to_bits());
+                let result = if let Some(flight) = target {
+                    flight.cancelled = true;
+                    Ok(0)
+                } else {
+                    self.shared.saw(Fault::CancelMissed);
+                    Err(Errno::ENOENT)
+                };
+                self.complete(tag, result, false, None, None);
+                continue;
+            }
+            let again = self.in_flight.iter().any(|flight| flight.bits == tag.to_bits());
+            if again {
+                self.shared.violate(&format!("{tag:?} is armed twice"));
+            }
+            if let Some(wire) = task.wire() {
+                self.shared.network.borrow_mut().wires[wire].operations += 1;
+            }
+            self.in_flight.push(Flight { bits: tag.to_bits(), task, cancelled: false });
         }
-        let listener = Listener(0);
-        if self.shared.chance(1, 20) {
-            self.accepting = false;
-            let exhausted = self.shared.chance(1, 2);
-            completions.push(Completion::AcceptEnded { listener, exhausted });
-            return;
-        }
-        let wire = backlog.remove(0);
-        completions.push(Completion::Accepted { listener, socket: Socket(u32::try_from(wire).unwrap()) });
     }
 
-    fn progress_receive(&mut self, place: usize, completions: &mut Vec<Completion>) {
-        let PendingReceive { id, wire, pausing } = self.receives[place];
-        let mut network = self.shared.network.borrow_mut();
-        let wire = &mut network.wires[wire];
-        let mut random = self.shared.random.borrow_mut();
-        let end = if wire.client_reset {
-            Some(ReceiveEnd::PeerLost)
-        } else if !(wire.to_server.is_empty() || wire.server_shut || pausing && random.chance(1, 2)) {
-            let count = random.between(1, wire.to_server.len().min(RECEIVE_BYTES_MAX));
-            let count = if random.chance(1, 2) { wire.to_server.len().min(RECEIVE_BYTES_MAX) } else { count };
-            let bytes = wire.to_server[..count].to_vec();
-            wire.to_server.drain(..count);
-            self.next_buffer = self.next_buffer.wrapping_add(1);
-            self.buffers.insert(self.next_buffer, bytes);
-            let buffer = ReceiveBuffer { index: self.next_buffer, bytes: count };
-            completions.push(Completion::Received { id, buffer });
-            random.chance(1, 10).then_some(ReceiveEnd::Paused)
-        } else if pausing {
-            Some(ReceiveEnd::Paused)
-        } else if wire.client_finished || wire.server_shut {
-            Some(ReceiveEnd::PeerFinished)
+    fn complete(
+        &mut self,
+        tag: Tag,
+        result: Result<usize, Errno>,
+        more: bool,
+        buffer: Option<u16>,
+        socket: Option<FakeSocket>,
+    ) {
+        let word = result.map_or(0xffff, |count| u64::try_from(count).unwrap());
+        self.shared.note(tag.to_bits() ^ (word << 16) ^ u64::from(more));
+        self.completed.push_back(Entry { tag, result, more, buffer, socket });
+        self.shared.happened();
+    }
+
+    /// Takes the operation at `place` a step further, if it can go one.
+    fn progress_one(&mut self, place: usize) {
+        let flight = &self.in_flight[place];
+        let (tag, task, cancelled) = (Tag::from_bits(flight.bits), flight.task.clone(), flight.cancelled);
+        let wire = task.wire();
+        let goes_on = match task {
+            Task::Accept => self.progress_accept(tag),
+            Task::Receive { wire } => self.progress_receive(tag, wire, cancelled),
+            Task::SendBytes { wire, bytes } => self.progress_send(tag, wire, bytes.len(), |_, into| {
+                into.copy_from_slice(&bytes[..into.len()]);
+            }),
+            Task::SendBlock { wire, span } => self.progress_send(tag, wire, span.bytes, |arena, into| {
+                let offset = i64::try_from(arena.file_offset(span)).unwrap();
+                assert_eq!(nix::sys::uio::pread(arena.memfd(), into, offset), Ok(into.len()));
+            }),
+            Task::Wakes => self.progress_wakes(tag),
+            Task::Cancel { .. } => unreachable!("a cancel completes at once"),
+        };
+        if !goes_on {
+            self.in_flight.swap_remove(place);
+            if let Some(wire) = wire {
+                self.shared.network.borrow_mut().wires[wire].operations -= 1;
+            }
+        }
+    }
+
+    fn progress_wakes(&mut self, tag: Tag) -> bool {
+        if !self.waker.0.load(Ordering::Relaxed) {
+            return true;
+        }
+        let more = !self.shared.strikes(Fault::WakeUnarmed);
+        self.complete(tag, Ok(1), more, None, None);
+        more
+    }
+
+    fn progress_accept(&mut self, tag: Tag) -> bool {
+        let shared = self.shared.clone();
+        let mut network = shared.network.borrow_mut();
+        if network.backlogs[self.worker].is_empty() {
+            return true;
+        }
+        for (fault, errno) in
+            [(Fault::AcceptAborted, Errno::ECONNABORTED), (Fault::AcceptExhausted, Errno::EMFILE)]
+        {
+            if shared.strikes(fault) {
+                self.complete(tag, Err(errno), false, None, None);
+                return false;
+            }
+        }
+        let wire = network.backlogs[self.worker].remove(0);
+        network.accepted += 1;
+        let more = !shared.strikes(Fault::AcceptUnarmed);
+        let socket = FakeSocket { shared: shared.clone(), wire: Some(wire) };
+        self.complete(tag, Ok(wire + 3), more, None, Some(socket));
+        more
+    }
+
+    fn progress_receive(&mut self, tag: Tag, number: usize, cancelled: bool) -> bool {
+        let shared = self.shared.clone();
+        let mut network = shared.network.borrow_mut();
+        let wire = &mut network.wires[number];
+        let ready = !wire.to_server.is_empty() && !wire.server_shut;
+        if shared.strikes(Fault::ReceiveInterrupted) {
+            self.complete(tag, Err(Errno::EINTR), false, None, None);
+            return false;
+        }
+        if wire.reset && !(ready && shared.chance(1, 2)) {
+            let errno = if shared.chance(1, 4) { Errno::ETIMEDOUT } else { Errno::ECONNRESET };
+            self.complete(tag, Err(errno), false, None, None);
+            return false;
+        }
+        if cancelled && !(ready && shared.strikes(Fault::CancelRaced)) {
+            self.complete(tag, Err(Errno::ECANCELED), false, None, None);
+            return false;
+        }
+        if !ready && !wire.client_finished && !wire.server_shut {
+            return true;
+        }
+        let free: Vec<_> = (0..self.buffers.len()).filter(|index| self.buffers[*index].is_none()).collect();
+        if ready && free.is_empty() {
+            shared.saw(Fault::NoBuffers);
+            self.complete(tag, Err(Errno::ENOBUFS), false, None, None);
+            return false;
+        }
+        let pick = |shared: &Shared| free[shared.below(free.len())];
+        if ready {
+            let count = wire.to_server.len().min(RECEIVE_BYTES_MAX);
+            let count = if shared.chance(1, 2) { count } else { shared.below(count) + 1 };
+            let index = pick(&shared);
+            self.buffers[index] = Some(wire.to_server.drain(..count).collect());
+            let more = !shared.strikes(Fault::ReceiveUnarmed);
+            self.complete(tag, Ok(count), more, Some(u16::try_from(index).unwrap()), None);
+            return more;
+        }
+        let with_buffer = !free.is_empty() && shared.strikes(Fault::EndWithBuffer);
+        let buffer = with_buffer.then(|| {
+            let index = pick(&shared);
+            self.buffers[index] = Some(Vec::new());
+            u16::try_from(index).unwrap()
+        });
+        self.complete(tag, Ok(0), false, buffer, None);
+        false
+    }
+
+    fn progress_send(
+        &mut self,
+        tag: Tag,
+        number: usize,
+        length: usize,
+        copy: impl FnOnce(&Arena, &mut [u8]),
+    ) -> bool {
+        let shared = self.shared.clone();
+        let mut network = shared.network.borrow_mut();
+        let wire = &mut network.wires[number];
+        let failed = if wire.server_finished {
+            Some(Errno::EPIPE)
+        } else if wire.reset {
+            Some(if shared.chance(1, 2) { Errno::ECONNRESET } else { Errno::EPIPE })
+        } else if shared.strikes(Fault::SendInterrupted) {
+            Some(if shared.chance(1, 2) { Errno::EINTR } else { Errno::EAGAIN })
+        } else if shared.strikes(Fault::SendNoMemory) {
+            Some(Errno::ENOBUFS)
         } else {
             None
         };
-        if let Some(end) = end {
-            completions.push(Completion::ReceiveEnded { id, end });
-            self.receives.swap_remove(place);
+        if let Some(errno) = failed {
+            self.complete(tag, Err(errno), false, None, None);
+            return false;
         }
+        let room = wire.capacity.saturating_sub(wire.to_client.len()).min(length).min(ZEROS.len());
+        if room == 0 {
+            return true;
+        }
+        let count = if shared.chance(1, 2) { room } else { shared.below(room) + 1 };
+        if count < length {
+            shared.saw(Fault::SendShort);
+        }
+        let start = wire.to_client.len();
+        wire.to_client.extend_from_slice(&ZEROS[..count]);
+        copy(&self.arena, &mut wire.to_client[start..]);
+        wire.sent(count, &shared);
+        network.sent_bytes += u64::try_from(count).unwrap();
+        self.complete(tag, Ok(count), false, None, None);
+        false
     }
 
-    fn progress_send(&mut self, place: usize, completions: &mut Vec<Completion>) {
-        let PendingSend { id, wire, source } = &self.sends[place];
-        let id = *id;
-        let mut network = self.shared.network.borrow_mut();
-        let wire = &mut network.wires[*wire];
-        let mut random = self.shared.random.borrow_mut();
-        let outcome = if wire.client_reset || wire.server_shut || wire.server_finished {
-            Err(SendFault::PeerLost)
-        } else {
-            let length = match source {
-                Source::Bytes(bytes) => bytes.len(),
-                Source::Block(span) => span.bytes,
-            };
-            let room = wire.capacity.saturating_sub(wire.to_client.len()).min(length);
-            if room == 0 {
-                return;
-            }
-            let count = if random.chance(1, 2) { room } else { random.between(1, room) };
-            match source {
-                Source::Bytes(bytes) => wire.to_client.extend_from_slice(&bytes[..count]),
-                Source::Block(span) => {
-                    let start = wire.to_client.len();
-                    wire.to_client.extend_from_slice(&ZEROS[..count]);
-                    let offset = i64::try_from(self.arena.file_offset(*span)).unwrap();
-                    let into = &mut wire.to_client[start..];
-                    assert_eq!(nix::sys::uio::pread(self.arena.memfd(), into, offset), Ok(count));
-                }
-            }
-            Ok(count)
-        };
-        completions.push(Completion::Sent { id, outcome });
-        self.sends.swap_remove(place);
-    }
-
-    /// Goes through what is pending in an order, and as far, as the seed says.
-    fn progress(&mut self, completions: &mut Vec<Completion>) {
-        if self.waker.0.swap(false, Ordering::Relaxed) {
-            completions.push(Completion::Woken);
-        }
-        self.progress_accept(completions);
+    /// Goes through what is in flight in an order, and as far, as the seed says.
+    fn progress(&mut self) {
         // Each once: one that could go on and is never looked at would pass for a standstill.
-        let receives = self.receives.iter().map(|receive| (receive.id, true));
-        let mut pending: Vec<_> = receives.chain(self.sends.iter().map(|send| (send.id, false))).collect();
+        let mut pending: Vec<_> = self.in_flight.iter().map(|flight| flight.bits).collect();
         while !pending.is_empty() {
-            let pick = self.shared.random.borrow_mut().below(pending.len());
-            let (id, receive) = pending.swap_remove(pick);
-            if receive {
-                let place = self.receives.iter().position(|receive| receive.id == id).expect("still pending");
-                self.progress_receive(place, completions);
-            } else if self.shared.chance(2, 3) {
-                let place = self.sends.iter().position(|send| send.id == id).expect("still pending");
-                self.progress_send(place, completions);
-            } else {
+            let bits = pending.swap_remove(self.shared.below(pending.len()));
+            let sends = Tag::from_bits(bits).kind == Kind::Send;
+            if sends && self.shared.chance(1, 3) {
                 // It could have gone on, and does not yet: that is no standstill.
                 self.shared.happened();
+            } else if let Some(place) = self.in_flight.iter().position(|flight| flight.bits == bits) {
+                self.progress_one(place);
             }
         }
     }
 
-    fn wire(&self, socket: Socket) -> usize {
-        usize::try_from(socket.0).unwrap()
+    /// The worker waits: what it has pushed is taken, and something may complete. True: the wait returns.
+    pub fn sleep(&mut self) -> bool {
+        self.outcome = self.submit();
+        if self.outcome.is_err() {
+            // It comes back by itself: no standstill.
+            self.shared.happened();
+            return true;
+        }
+        self.progress();
+        !self.completed.is_empty()
+    }
+
+    fn overflowed(&self) -> bool {
+        self.completed.len() > self.completed_max
     }
 }
 
-impl Ring for FakeRing {
+impl Kernel for FakeKernel {
+    type Descriptor = FakeSocket;
+
     fn now(&self) -> Now {
         self.shared.now.get()
     }
 
     fn wall(&self) -> Wall {
-        Wall(MADE.0 + i64::try_from(self.shared.now.get().0 / 1_000_000_000).unwrap())
+        self.shared.wall()
     }
 
-    fn listen(&mut self, _listener: TcpListener) -> Listener {
-        unreachable!("the fake network has its own way in")
+    fn adopt(&mut self, _listener: TcpListener) -> FakeSocket {
+        self.listener()
     }
 
-    fn accept(&mut self, _listener: Listener) {
-        assert!(!self.accepting, "accept is armed once");
-        self.accepting = true;
+    fn has_room(&mut self) -> bool {
+        let room = self.queue.len() < self.queue_max;
+        if !room {
+            self.shared.saw(Fault::QueueFull);
+        }
+        room
+    }
+
+    fn push(&mut self, tag: Tag, operation: Operation<'_, FakeSocket>) {
+        assert!(self.queue.len() < self.queue_max, "the ring above looks for room first");
+        let task = match operation {
+            Operation::Accept { .. } => Task::Accept,
+            Operation::Receive { socket } => Task::Receive { wire: socket.wire() },
+            Operation::SendBytes { socket, bytes, more: _ } => {
+                assert!(!bytes.is_empty() && bytes.len() <= HEAD_BYTES, "a place for a head has its size");
+                Task::SendBytes { wire: socket.wire(), bytes: bytes.to_vec() }
+            }
+            Operation::SendBlock { socket, span } => {
+                assert!(span.bytes > 0, "a send of nothing");
+                Task::SendBlock { wire: socket.wire(), span }
+            }
+            Operation::Wakes => Task::Wakes,
+            Operation::Cancel { tag } => Task::Cancel { tag },
+        };
+        self.queue.push((tag, task));
         self.shared.happened();
     }
 
-    fn receive(&mut self, id: OperationId, socket: Socket) {
-        let wire = self.wire(socket);
-        assert!(self.receives.iter().all(|other| other.wire != wire), "one receive at a time");
-        self.receives.push(PendingReceive { id, wire, pausing: false });
+    fn submit(&mut self) -> Result<(), Errno> {
+        if self.overflowed() {
+            self.shared.saw(Fault::CompletionsWait);
+            self.refusals += 1;
+            assert!(self.refusals < 100, "completions wait and are not taken: the worker spins");
+            return Err(Errno::EBUSY);
+        }
+        if self.shared.strikes(Fault::EnterInterrupted) {
+            return Err(Errno::EINTR);
+        }
+        self.take_queue();
+        Ok(())
     }
 
-    fn pause_receive(&mut self, id: OperationId) {
-        self.receives
-            .iter_mut()
-            .filter(|receive| receive.id == id)
-            .for_each(|receive| receive.pausing = true);
+    /// The waiting itself is [`Self::sleep`], so that a worker that nothing wakes is not run.
+    fn wait(&mut self, _until: Option<Now>) -> Result<(), Errno> {
+        std::mem::replace(&mut self.outcome, Ok(()))
     }
 
-    fn send_bytes(&mut self, id: OperationId, socket: Socket, bytes: &[u8], _more: bool) {
-        assert!(!bytes.is_empty() && self.sends.iter().all(|other| other.id != id), "one send at a time");
-        self.sends.push(PendingSend { id, wire: self.wire(socket), source: Source::Bytes(bytes.to_vec()) });
-        self.shared.happened();
+    fn reap(&mut self, entries: &mut Vec<Entry<FakeSocket>>) {
+        self.refusals = 0;
+        let count = self.completed.len().min(self.completed_max);
+        entries.extend(self.completed.drain(..count));
+        if !self.completed.is_empty() {
+            self.shared.happened();
+        }
     }
 
-    fn send_block(&mut self, id: OperationId, socket: Socket, span: BlockSpan) {
-        assert!(span.bytes > 0 && self.sends.iter().all(|other| other.id != id), "one send at a time");
-        self.sends.push(PendingSend { id, wire: self.wire(socket), source: Source::Block(span) });
-        self.shared.happened();
+    fn take_wakes(&mut self) {
+        self.waker.0.store(false, Ordering::Relaxed);
     }
 
-    fn shut_down(&mut self, socket: Socket, direction: Direction) {
-        let wire = &mut self.shared.network.borrow_mut().wires[usize::try_from(socket.0).unwrap()];
+    fn set_no_delay(&mut self, _socket: &FakeSocket) -> Result<(), Errno> {
+        if self.shared.strikes(Fault::NoDelayRefused) { Err(Errno::EINVAL) } else { Ok(()) }
+    }
+
+    fn shut_down(&mut self, socket: &FakeSocket, direction: Direction) -> Result<(), Errno> {
+        let wire = &mut self.shared.network.borrow_mut().wires[socket.wire()];
         wire.server_finished = true;
         wire.server_shut |= direction == Direction::Both;
         self.shared.happened();
+        if self.shared.strikes(Fault::ShutDownRefused) { Err(Errno::ENOTCONN) } else { Ok(()) }
     }
 
-    fn close(&mut self, socket: Socket) {
-        let wire = self.wire(socket);
-        let busy = self.receives.iter().any(|receive| receive.wire == wire)
-            || self.sends.iter().any(|send| send.wire == wire);
-        assert!(!busy, "a socket is closed when nothing of it is in flight");
-        let wire = &mut self.shared.network.borrow_mut().wires[wire];
-        assert!(!wire.server_closed, "a socket is closed once");
-        wire.server_closed = true;
-        self.shared.happened();
+    fn received(&self, buffer: u16, bytes: usize) -> &[u8] {
+        let held = self.buffers[usize::from(buffer)].as_ref().expect("a buffer of the kernel is looked at");
+        &held[..bytes]
     }
 
-    fn received(&self, buffer: &ReceiveBuffer) -> &[u8] {
-        &self.buffers[&buffer.index]
-    }
-
-    fn recycle(&mut self, buffer: ReceiveBuffer) {
-        assert!(self.buffers.remove(&buffer.index).is_some(), "a buffer is given back once");
-    }
-
-    fn turn(&mut self, until: Option<Now>, completions: &mut Vec<Completion>) -> io::Result<()> {
-        self.until = until;
-        self.progress(completions);
-        completions.iter().for_each(|_| self.shared.happened());
-        Ok(())
+    fn give(&mut self, buffer: u16) {
+        let held = self.buffers[usize::from(buffer)].take();
+        assert!(held.is_some(), "a buffer is given to the kernel twice");
     }
 }

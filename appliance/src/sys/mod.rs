@@ -49,8 +49,8 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Answers are whole and leave at once: nothing is gained by waiting to fill a packet.
-pub fn set_no_delay(socket: BorrowedFd<'_>) -> io::Result<()> {
-    Ok(setsockopt(&socket, sockopt::TcpNoDelay, &true)?)
+pub fn set_no_delay(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    setsockopt(&socket, sockopt::TcpNoDelay, &true)
 }
 
 /// Makes another thread's ring return from its wait. Cheap to clone; may be called from any thread.

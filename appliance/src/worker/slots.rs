@@ -4,6 +4,7 @@ use crate::clock::Now;
 use crate::conn::Connection;
 use crate::memory::BlockKey;
 use crate::ring::{OperationId, Socket};
+use crate::tuning::{Plant, Planted};
 
 /// 24 bits of a generation travel with an operation.
 const GENERATIONS: u32 = 1 << 24;
@@ -64,12 +65,12 @@ impl Slots {
         Some((OperationId { slot: number, generation: slot.generation }, slot))
     }
 
-    pub fn give_back(&mut self, id: OperationId) {
+    pub fn give_back(&mut self, id: OperationId, planted: Planted) {
         if let Some(slot) = self.find(id) {
             slot.used = false;
             slot.generation = (slot.generation + 1) % GENERATIONS;
             slot.closing = false;
-            slot.alarm = None;
+            slot.alarm = slot.alarm.filter(|_| planted.has(Plant::AlarmKept));
             self.free.push(id.slot);
         }
     }

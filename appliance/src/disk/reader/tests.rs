@@ -1,15 +1,14 @@
 //! What a reader puts down to whom, on a fake disk.
 
-use std::cell::{Cell, RefCell};
-
 use content::catalogue::{Contents, build, file::Catalogue};
 use crossbeam_queue::ArrayQueue;
 
 use super::*;
 use crate::memory::{Acquired, Answer, Mailbox, Waiter};
 use crate::simulation::disk::{FakeDisk, Faults, SITE};
-use crate::simulation::kernel::{FakeWaker, Network, Shared};
+use crate::simulation::kernel::FakeWaker;
 use crate::simulation::random::Random;
+use crate::simulation::shared::Shared;
 use crate::sys::arena::Arena;
 use crate::tuning::Planted;
 
@@ -24,12 +23,7 @@ struct Bench {
 }
 
 fn bench(faults: Faults) -> Bench {
-    let shared = Rc::new(Shared {
-        now: Cell::new(Now(1_000_000_000)),
-        random: RefCell::new(Random::new(1)),
-        activity: Cell::new(0),
-        network: RefCell::new(Network::default()),
-    });
+    let shared = Rc::new(Shared::quiet(Random::new(1), 0));
     let tuning = Tuning { block_bytes: 256 * 1024, ..Tuning::default() };
     let (arena, blocks) = Arena::new(tuning.block_bytes, 32).unwrap();
     let answers = Arc::new(ArrayQueue::new(64));

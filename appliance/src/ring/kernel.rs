@@ -1,0 +1,137 @@
+//! What a worker's ring needs of the system, and nothing that decides: the thin layer below [`super::sockets`].
+//!
+//! Implemented on io_uring ([`super::uring`]) and by the simulation's fake kernel, so that all above it is tested from
+//! seeds: which operation is armed again, what an errno means, who has a buffer, what a full queue does. Other ways out of
+//! the one memory (sendfile, SEND_ZC) are further [`Operation`]s, and pacing a call beside
+//! [`Kernel::set_no_delay`] (DESIGN §4).
+
+use std::net::TcpListener;
+
+use nix::errno::Errno;
+
+use super::{Direction, OperationId};
+use crate::clock::{Now, Wall};
+use crate::sys::arena::BlockSpan;
+
+/// What is asked of the kernel, with what it is about.
+pub enum Operation<'a, D> {
+    /// Completes for each connection, until a completion without `more`.
+    Accept { listener: &'a D },
+    /// Completes for each buffer of received bytes, until a completion without `more`.
+    Receive { socket: &'a D },
+    /// At most [`super::buffers::HEAD_BYTES`]; they are copied.
+    SendBytes { socket: &'a D, bytes: &'a [u8], more: bool },
+    /// The span is read until the completion.
+    SendBlock { socket: &'a D, span: BlockSpan },
+    /// Completes when somebody wakes this ring, until a completion without `more`.
+    Wakes,
+    /// Ends the operation of that tag, if there is one; that one's own completion says how it ended.
+    Cancel { tag: Tag },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Accept,
+    Receive,
+    Send,
+    Wake,
+    Cancel,
+}
+
+/// What an operation's completion is known by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tag {
+    pub kind: Kind,
+    /// Of an accept: the listener's number; of a wake: nothing.
+    pub id: OperationId,
+}
+
+impl Tag {
+    /// Generation (24 bits) │ kind (8) │ slot (32).
+    pub fn to_bits(self) -> u64 {
+        let kind: u64 = match self.kind {
+            Kind::Accept => 1,
+            Kind::Receive => 2,
+            Kind::Send => 3,
+            Kind::Wake => 4,
+            Kind::Cancel => 5,
+        };
+        u64::from(self.id.generation) << 40 | kind << 32 | u64::from(self.id.slot)
+    }
+
+    pub fn from_bits(bits: u64) -> Self {
+        let kind = match (bits >> 32) & 0xff {
+            1 => Kind::Accept,
+            2 => Kind::Receive,
+            3 => Kind::Send,
+            4 => Kind::Wake,
+            5 => Kind::Cancel,
+            other => unreachable!("no operation is of kind {other}"),
+        };
+        let low = |number: u64| u32::try_from(number & 0xffff_ffff).expect("32 bits");
+        Self { kind, id: OperationId { slot: low(bits), generation: low(bits >> 40) } }
+    }
+}
+
+/// One completion.
+#[derive(Debug)]
+pub struct Entry<D> {
+    pub tag: Tag,
+    pub result: Result<usize, Errno>,
+    /// The operation goes on: more completions of this tag come.
+    pub more: bool,
+    /// The receive buffer that it used; whoever got the entry gives it back.
+    pub buffer: Option<u16>,
+    /// Of an accept that went well.
+    pub socket: Option<D>,
+}
+
+pub trait Kernel {
+    /// An open socket; dropping it closes it. No operation on it may be in flight then.
+    type Descriptor;
+
+    fn now(&self) -> Now;
+    fn wall(&self) -> Wall;
+
+    fn adopt(&mut self, listener: TcpListener) -> Self::Descriptor;
+
+    /// Whether the submission queue takes one more.
+    fn has_room(&mut self) -> bool;
+
+    /// Into the submission queue, which has room.
+    fn push(&mut self, tag: Tag, operation: Operation<'_, Self::Descriptor>);
+
+    /// Hands the queue over without waiting.
+    fn submit(&mut self) -> Result<(), Errno>;
+
+    /// Hands the queue over and waits for a completion or `until` (ETIME).
+    fn wait(&mut self, until: Option<Now>) -> Result<(), Errno>;
+
+    /// Copies out what has completed.
+    fn reap(&mut self, entries: &mut Vec<Entry<Self::Descriptor>>);
+
+    /// Takes the wake-ups that came until now.
+    fn take_wakes(&mut self);
+
+    fn set_no_delay(&mut self, socket: &Self::Descriptor) -> Result<(), Errno>;
+    fn shut_down(&mut self, socket: &Self::Descriptor, direction: Direction) -> Result<(), Errno>;
+
+    /// Of a buffer that an entry named and that was not given back.
+    fn received(&self, buffer: u16, bytes: usize) -> &[u8];
+
+    /// Gives a receive buffer back to the kernel.
+    fn give(&mut self, buffer: u16);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operation_is_known_again_by_its_bits() {
+        let id = OperationId { slot: 4_031, generation: 0xff_ffff };
+        for kind in [Kind::Accept, Kind::Receive, Kind::Send, Kind::Wake, Kind::Cancel] {
+            assert_eq!(Tag::from_bits(Tag { kind, id }.to_bits()), Tag { kind, id });
+        }
+    }
+}
