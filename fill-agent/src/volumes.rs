@@ -127,12 +127,21 @@ pub fn make_folder(path: &Path) -> io::Result<()> {
 
 /// Writes a small file so that it is there whole or not at all, and lasts.
 pub fn write_whole(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    write_staged(folder, name, |file| file.write_all(bytes))
+}
+
+/// The same for a file of any size, which `write` writes.
+pub fn write_staged<E: From<io::Error>>(
+    folder: &Path,
+    name: &str,
+    write: impl FnOnce(&mut File) -> Result<(), E>,
+) -> Result<(), E> {
     let staged = folder.join(staged_name(name));
     let mut file = File::create(&staged)?;
-    file.write_all(bytes)?;
+    write(&mut file)?;
     file.sync_all()?;
     fs::rename(&staged, folder.join(name))?;
-    sync_folder(folder)
+    Ok(sync_folder(folder)?)
 }
 
 fn staged_name(name: &str) -> String {
