@@ -4,14 +4,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use content::control_socket::ServerRequest;
 use content::fill::FillRequest;
 use content::id::{MediaPath, ObjectId};
 use content::report::Registration;
-use content::volume::VolumeId;
+use content::volume::{MARKER_NAME, VolumeId};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -27,7 +27,7 @@ use crate::incoming;
 use crate::server_link::ServerLink;
 use crate::sources::Hosts;
 use crate::state_folder::StateFolder;
-use crate::volumes::{self, Probed, Remembered, VolumeFault};
+use crate::volumes::{self, Probed, Remembered, VolumeFault, VolumeLock};
 
 /// A volume that does not answer a look at it within this time has failed.
 const PROBE_WAIT: Duration = Duration::from_secs(5);
@@ -62,8 +62,9 @@ pub async fn run(
 ) -> Result<(), OperatorError> {
     let state = StateFolder::open(&setup.config.state)?;
     let _lock = state.lock()?;
+    let looks = hold_volumes(&setup).await?;
     let (events, mut inbox) = mpsc::channel(EVENTS_MAX);
-    let (mut shell, mut core) = begin(setup, tuning, state, events)?;
+    let (mut shell, mut core) = begin(setup, tuning, state, looks, events)?;
     let mut ticks = interval(tuning.tick);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tokio::pin!(stop);
@@ -84,6 +85,7 @@ fn begin(
     setup: AgentSetup,
     tuning: Tuning,
     state: StateFolder,
+    looks: Vec<Arc<Look>>,
     events: mpsc::Sender<Event>,
 ) -> Result<(Shell, Core), OperatorError> {
     let folder = setup.config.state.clone();
@@ -112,10 +114,51 @@ fn begin(
     };
     let control = Control::new(http, &agent.control, &setup.key);
     let link = ServerLink::new(&setup.config.socket);
-    let busy = setup.config.volumes.iter().map(|_| Arc::new(AtomicBool::new(false))).collect();
     let shell =
-        Shell { setup, state, events, control, link, shop, remembered, busy, cancels: HashMap::new() };
+        Shell { setup, state, events, control, link, shop, remembered, looks, cancels: HashMap::new() };
     Ok((shell, core))
+}
+
+/// How one volume is looked at.
+#[derive(Default)]
+struct Look {
+    /// One is under way, and may hang on its disk.
+    busy: AtomicBool,
+    lock: Mutex<Option<VolumeLock>>,
+}
+
+/// That a volume is somebody else's is the configuration's fault, and said at the start. One that is not there, or hangs,
+/// is looked at later.
+async fn hold_volumes(setup: &AgentSetup) -> Result<Vec<Arc<Look>>, OperatorError> {
+    let hold = |path: PathBuf| async move {
+        let look = Arc::new(Look::default());
+        let looked = Arc::clone(&look);
+        let held = spawn_blocking(move || look_at(&looked, || volumes::hold(&path, &mut lock(&looked.lock))));
+        (look, timeout(PROBE_WAIT, held).await)
+    };
+    let paths = setup.config.volumes.iter().map(|volume| volume.path.clone());
+    let tasks: Vec<_> = paths.map(|path| tokio::spawn(hold(path))).collect();
+    let mut looks = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        let (look, held) = task.await.expect("a look at a volume does not panic: see `volumes`");
+        if let Ok(Ok(Err(VolumeFault::InUse { path, holder }))) = held {
+            let marker = path.join(MARKER_NAME);
+            return Err(OperatorError::VolumeInUse { volume: path, marker, holder });
+        }
+        looks.push(look);
+    }
+    Ok(looks)
+}
+
+fn look_at<T>(look: &Look, work: impl FnOnce() -> T) -> T {
+    look.busy.store(true, Ordering::Release);
+    let done = work();
+    look.busy.store(false, Ordering::Release);
+    done
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Shell {
@@ -126,8 +169,8 @@ struct Shell {
     link: ServerLink,
     shop: Workshop,
     remembered: BTreeMap<PathBuf, Remembered>,
-    /// By slot: a look at the volume is under way.
-    busy: Vec<Arc<AtomicBool>>,
+    /// By slot.
+    looks: Vec<Arc<Look>>,
     cancels: HashMap<ObjectId, Arc<AtomicBool>>,
 }
 
@@ -187,10 +230,10 @@ impl Shell {
         let link = self.link.clone();
         let paths = self.setup.config.volumes.iter().map(|volume| volume.path.clone());
         let probes: Vec<_> = paths
-            .zip(&self.busy)
-            .map(|(path, busy)| {
+            .zip(&self.looks)
+            .map(|(path, look)| {
                 let remembered = self.remembered.get(&path).cloned();
-                tokio::spawn(probe(path, remembered, Arc::clone(busy)))
+                tokio::spawn(probe(path, remembered, Arc::clone(look)))
             })
             .collect();
         self.spawn(async move {
@@ -333,19 +376,25 @@ impl Shell {
 async fn probe(
     path: PathBuf,
     remembered: Option<Remembered>,
-    busy: Arc<AtomicBool>,
+    look: Arc<Look>,
 ) -> Result<Probed, VolumeFault> {
     let hangs = || VolumeFault::Failed(format!("{} does not answer", path.display()));
-    if busy.swap(true, Ordering::AcqRel) {
+    if look.busy.swap(true, Ordering::AcqRel) {
         return Err(hangs());
     }
     let folder = path.clone();
-    let look = spawn_blocking(move || {
-        let probed = volumes::open(&folder, remembered.as_ref());
-        busy.store(false, Ordering::Release);
-        probed
-    });
-    match timeout(PROBE_WAIT, look).await {
+    let work = move || {
+        look_at(&look, || {
+            let mut held = lock(&look.lock);
+            let probed = volumes::open(&folder, remembered.as_ref());
+            let probed = probed.and_then(|probed| volumes::hold(&folder, &mut held).map(|()| probed));
+            if probed.is_err() {
+                *held = None;
+            }
+            probed
+        })
+    };
+    match timeout(PROBE_WAIT, spawn_blocking(work)).await {
         Ok(Ok(probed)) => probed,
         Ok(Err(panic)) => Err(VolumeFault::Failed(panic.to_string())),
         Err(_) => Err(hangs()),

@@ -10,13 +10,16 @@ use std::path::{Path, PathBuf};
 
 use content::control_socket::FileName;
 use content::id::ObjectId;
+use content::lock_holder;
 use content::volume::{
     FILES_FOLDER, INCOMING_FOLDER, MARKER_NAME, Marker, TRAILER_BYTES, Trailer, VolumeId, file_bytes,
     file_name, file_number,
 };
+use nix::fcntl::Flock;
 use serde::{Deserialize, Serialize};
 
 use crate::incoming::{self, Partial};
+use crate::state_folder::hold_alone;
 
 /// A volume that answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +37,20 @@ pub enum VolumeFault {
     /// It is there and is no good.
     #[error("{0}")]
     Failed(String),
+    /// Another agent fills it.
+    #[error(
+        "{}: another oca-fill fills it: {holder} holds {MARKER_NAME}; name the volume in one configuration only",
+        .path.display()
+    )]
+    InUse { path: PathBuf, holder: String },
+}
+
+/// One agent fills a volume: a lock on its marker. Let go when the volume goes, so that its disk can be taken off.
+#[derive(Debug)]
+pub struct VolumeLock {
+    _file: Flock<File>,
+    /// Device and inode of the marker.
+    id: (u64, u64),
 }
 
 /// What was known of a path at an earlier start: tells a new disk from one that is not mounted.
@@ -61,6 +78,28 @@ pub fn open(path: &Path, remembered: Option<&Remembered>) -> Result<Probed, Volu
         make_folder(&path.join(folder)).map_err(|cause| failed(path, "cannot be written to", &cause))?;
     }
     probe(path)
+}
+
+/// Takes the volume's lock, or keeps it if it is of the marker that is there now.
+pub fn hold(path: &Path, held: &mut Option<VolumeLock>) -> Result<(), VolumeFault> {
+    let unreadable = |cause: io::Error| failed(path, "its marker cannot be locked", &cause);
+    let file = File::open(path.join(MARKER_NAME)).map_err(unreadable)?;
+    let meta = file.metadata().map_err(unreadable)?;
+    let id = (meta.dev(), meta.ino());
+    if held.as_ref().is_some_and(|lock| lock.id == id) {
+        return Ok(());
+    }
+    *held = None;
+    match hold_alone(file).map_err(unreadable)? {
+        Ok(file) => *held = Some(VolumeLock { _file: file, id }),
+        // The same disk under two paths of one configuration: the core tells which is left out.
+        Err(Some(holder)) if holder == std::process::id() => {}
+        Err(holder) => {
+            let holder = lock_holder::in_words(holder);
+            return Err(VolumeFault::InUse { path: path.to_owned(), holder });
+        }
+    }
+    Ok(())
 }
 
 /// Reads the marker and the free space; changes nothing.
@@ -228,6 +267,24 @@ mod tests {
         assert!(!folder.path().join(MARKER_NAME).exists());
         fs::write(folder.path().join(MARKER_NAME), b"{}").unwrap();
         assert!(matches!(open(folder.path(), None), Err(VolumeFault::Failed(_))));
+    }
+
+    #[test]
+    fn a_volume_has_one_filler_and_its_lock_goes_with_the_volume() {
+        let folder = tempfile::tempdir().unwrap();
+        open(folder.path(), None).unwrap();
+        let mut lock = None;
+        hold(folder.path(), &mut lock).unwrap();
+        let marker = folder.path().join(MARKER_NAME);
+        // Another process, as far as the kernel's locks go: a description of its own.
+        let stranger = || hold_alone(File::open(&marker).unwrap()).unwrap();
+        assert_eq!(stranger().unwrap_err(), Some(std::process::id()));
+        fs::write(folder.path().join("new"), fs::read(&marker).unwrap()).unwrap();
+        fs::rename(folder.path().join("new"), &marker).unwrap();
+        hold(folder.path(), &mut lock).unwrap();
+        assert!(stranger().is_err(), "the marker that is there now is the one that is held");
+        lock = None;
+        assert!(lock.is_none() && stranger().is_ok());
     }
 
     #[test]

@@ -132,6 +132,9 @@ impl Core {
                 Ok(probed) => self.on_volume_there(slot, &probed, now),
                 Err(VolumeFault::Missing(what)) => self.lose_slot(slot, VolumeState::Missing, &what),
                 Err(VolumeFault::Failed(what)) => self.lose_slot(slot, VolumeState::Failed, &what),
+                Err(fault @ VolumeFault::InUse { .. }) => {
+                    self.lose_slot(slot, VolumeState::Failed, &fault.to_string());
+                }
             }
         }
         self.drop_vanished();
