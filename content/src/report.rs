@@ -110,6 +110,8 @@ pub struct VolumeReport {
 #[serde(rename_all = "lowercase")]
 pub enum VolumeState {
     Ok,
+    /// What it holds is served; nothing can be put on it.
+    ReadOnly,
     Failed,
     Missing,
 }

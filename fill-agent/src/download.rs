@@ -70,6 +70,8 @@ pub enum Outcome {
     /// No source gave it; what came so far is kept.
     NoSource(String),
     DiskFull,
+    /// The volume can be read and not written to.
+    ReadOnly,
     VolumeFailed(String),
     /// The file that was to be adopted is not what it says.
     Damaged(String),
@@ -120,6 +122,7 @@ impl Workshop {
             Ok(()) => Outcome::Stored,
             Err(Stop::Source(reason)) => Outcome::NoSource(reason),
             Err(Stop::Disk(DiskFault::Full)) => Outcome::DiskFull,
+            Err(Stop::Disk(DiskFault::ReadOnly)) => Outcome::ReadOnly,
             Err(Stop::Disk(DiskFault::Damaged(what))) => Outcome::Damaged(what),
             Err(Stop::Disk(fault @ DiskFault::Failed(_))) => Outcome::VolumeFailed(fault.to_string()),
             Err(Stop::Hung) => Outcome::VolumeFailed("the volume does not answer".to_owned()),
@@ -186,7 +189,9 @@ impl Pull<'_> {
                 (tree, Some(encoded))
             }
         };
-        on_disk(CHECK_WAIT, move || incoming::open(&volume, number, object, tree, encoded.as_deref())).await
+        let begin = move || incoming::begin(&volume, number, object, tree, encoded.as_deref());
+        let begun = on_disk(DISK_WAIT, begin).await?;
+        on_disk(CHECK_WAIT, move || begun.recover()).await
     }
 
     async fn pull_tree(&mut self) -> Result<(Tree, Bytes), Stop> {

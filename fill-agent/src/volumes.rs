@@ -16,6 +16,7 @@ use content::volume::{
     file_name, file_number,
 };
 use nix::fcntl::Flock;
+use nix::sys::statvfs::{FsFlags, statvfs};
 use serde::{Deserialize, Serialize};
 
 use crate::incoming::{self, Partial};
@@ -27,6 +28,8 @@ pub struct Probed {
     pub uuid: VolumeId,
     pub bytes_total: u64,
     pub bytes_free: u64,
+    /// What it holds can be read and nothing written: so mounted, or made so by the kernel after a fault of the disk.
+    pub read_only: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -74,8 +77,12 @@ pub fn open(path: &Path, remembered: Option<&Remembered>) -> Result<Probed, Volu
         Err(other) => return Err(other),
         Ok(_) => {}
     }
-    for folder in [FILES_FOLDER, INCOMING_FOLDER] {
-        make_folder(&path.join(folder)).map_err(|cause| failed(path, "cannot be written to", &cause))?;
+    for folder in [FILES_FOLDER, INCOMING_FOLDER].map(|name| path.join(name)) {
+        // Asked first: mkdir waits for a frozen filesystem even if there is nothing to make. Not its parents: a disk that
+        // went since its marker was read must not be made anew on the disk below.
+        if !folder.is_dir() {
+            fs::create_dir(&folder).map_err(|cause| failed(path, "cannot be written to", &cause))?;
+        }
     }
     probe(path)
 }
@@ -118,12 +125,13 @@ pub fn probe(path: &Path) -> Result<Probed, VolumeFault> {
 }
 
 fn space_of(path: &Path, uuid: VolumeId) -> io::Result<Probed> {
-    let space = nix::sys::statvfs::statvfs(path)?;
+    let space = statvfs(path)?;
     let unit = space.fragment_size();
     Ok(Probed {
         uuid,
         bytes_total: unit.saturating_mul(space.blocks()),
         bytes_free: unit.saturating_mul(space.blocks_available()),
+        read_only: space.flags().contains(FsFlags::ST_RDONLY),
     })
 }
 
@@ -164,14 +172,23 @@ pub fn make_folder(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o755).create(path)
 }
 
-/// Writes a small file so that it is there whole or not at all, and lasts.
+/// Writes a small file so that it is there whole or not at all, and lasts. What was begun is removed when it fails: on a
+/// full disk it would take the room that the next try needs.
 pub fn write_whole(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let staged = folder.join(staged_name(name));
-    let mut file = File::create(&staged)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&staged, folder.join(name))?;
+    let written = write_staged(&staged, bytes).and_then(|()| fs::rename(&staged, folder.join(name)));
+    if let Err(cause) = written {
+        // On a disk that cannot be written to, nothing was begun.
+        fs::remove_file(&staged).unwrap_or_default();
+        return Err(cause);
+    }
     sync_folder(folder)
+}
+
+fn write_staged(staged: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(staged)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 fn staged_name(name: &str) -> String {

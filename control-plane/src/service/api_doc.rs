@@ -247,7 +247,7 @@ pub struct Holdings {
 pub struct VolumeReport {
     pub uuid: String,
     pub path: String,
-    /// `ok`, `failed`, `missing`
+    /// `ok`, `readonly`, `failed`, `missing`
     pub state: String,
     pub bytes_total: u64,
     pub bytes_free: u64,

@@ -225,7 +225,8 @@ impl Core {
 
     /// Where an earlier attempt began, or on the volume with the most room, under a new number.
     fn place(&mut self, object: ObjectId, bytes: u64) -> Option<FileName> {
-        if let Some((uuid, partial)) = self.fill.partials.get(&object) {
+        let begun = self.fill.partials.get(&object);
+        if let Some((uuid, partial)) = begun.filter(|(uuid, _)| self.volumes.is_writable(*uuid)) {
             return Some(FileName { uuid: *uuid, file: partial.number });
         }
         let spaces = self.spaces();
@@ -340,6 +341,11 @@ impl Core {
                 self.fill.dead.push(active.at.clone());
                 self.no_space(at.uuid);
             }
+            Outcome::ReadOnly => {
+                // What was begun there stays until the volume can be written to, and is found by its scan.
+                self.fill.partials.remove(&object);
+                self.refuse_writes(at.uuid, now);
+            }
             Outcome::VolumeFailed(reason) => self.fail_volume(at.uuid, &reason, now),
             Outcome::Damaged(reason) => self.on_damaged(object, &active, &reason, now),
             Outcome::Cancelled => self.keep_partial(object, &active),
@@ -354,6 +360,7 @@ impl Core {
             // Its volume went in the meantime; should it come back, the scan finds the file.
             return;
         }
+        self.volume_worked(at.uuid);
         self.shelf.hold(object, at);
         if !self.control.desired.as_ref().is_some_and(|desired| desired.wants(&object)) {
             self.shelf.release(&object, false);

@@ -7,7 +7,7 @@
 //! A server that is away is told when it is back; it reads `current` by itself at its start.
 
 use content::catalogue::{Contents, Entry};
-use content::control_socket::{ServerRequest, ServerStatus};
+use content::control_socket::{FileName, ServerRequest, ServerStatus};
 use content::id::CatalogueKey;
 
 use super::{Action, Core, Retry, Tell};
@@ -176,7 +176,9 @@ impl Core {
         self.publish.last_tidy = now.ms;
         let oldest = self.server.as_ref().filter(|status| status.generation != 0).map(|s| s.oldest_in_use);
         let files = self.shelf.unlinkable(oldest, desired);
-        for file in files.iter().filter(|file| !self.fill.is_active_file(file)).cloned().collect::<Vec<_>>() {
+        let removable =
+            |file: &&FileName| !self.fill.is_active_file(file) && self.volumes.is_writable(file.uuid);
+        for file in files.iter().filter(removable).cloned().collect::<Vec<_>>() {
             self.remove_file(&file, actions);
         }
         if let Some(oldest_in_use) = oldest.filter(|oldest| *oldest != self.publish.tidied) {

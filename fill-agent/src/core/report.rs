@@ -100,7 +100,7 @@ impl Core {
 
     /// What the served generation names and the server cannot send all the same.
     fn unserved(&self, status: &ServerStatus, contents: &Contents) -> Unserved {
-        let away = self.volumes.slots.iter().filter(|slot| slot.seen != Seen::Is(VolumeState::Ok));
+        let away = self.volumes.slots.iter().filter(|slot| !slot.seen.is_readable());
         let refused = contents.volumes.iter().filter(|uuid| volume::refuses(status, **uuid)).copied();
         let volumes = away.filter_map(|slot| slot.uuid).chain(refused).collect();
         Unserved { files: status.withdrawn.iter().cloned().collect(), volumes }

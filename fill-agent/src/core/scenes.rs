@@ -98,7 +98,9 @@ impl Scene {
     /// After so long, server and volumes answer as `self` says.
     fn gather_after(&mut self, ms: u64) -> Vec<Action> {
         self.ms += ms;
-        let probed = |uuid: &VolumeId| Ok(Probed { uuid: *uuid, bytes_total: 1 << 40, bytes_free: 1 << 39 });
+        let probed = |uuid: &VolumeId| {
+            Ok(Probed { uuid: *uuid, bytes_total: 1 << 40, bytes_free: 1 << 39, read_only: false })
+        };
         let volumes = self.volumes.iter().map(probed).collect();
         self.step(Event::Gathered { server: Some(Box::new(self.status.clone())), volumes })
     }
@@ -247,7 +249,7 @@ fn a_volume_that_comes_later_holds_nothing_up_while_it_is_read() {
     (0..2).for_each(|slot| drop(scene.scan_found_all(slot)));
     scene.ms += 1_000;
     let missing = || Err(VolumeFault::Missing("pulled out".to_owned()));
-    let there = Ok(Probed { uuid: A, bytes_total: 1 << 40, bytes_free: 1 << 39 });
+    let there = Ok(Probed { uuid: A, bytes_total: 1 << 40, bytes_free: 1 << 39, read_only: false });
     let server = Some(Box::new(scene.status.clone()));
     scene.step(Event::Gathered { server, volumes: vec![there, missing()] });
     let actions = scene.gather_after(1_000);

@@ -287,7 +287,8 @@ impl World {
 
     fn gather(&self) -> Event {
         let probe = |(slot, disk): (usize, &Disk)| {
-            let probed = Probed { uuid: uuid(slot), bytes_total: 1 << 40, bytes_free: 1 << 39 };
+            let probed =
+                Probed { uuid: uuid(slot), bytes_total: 1 << 40, bytes_free: 1 << 39, read_only: false };
             disk.there.then_some(probed).ok_or_else(|| VolumeFault::Missing("pulled out".to_owned()))
         };
         let volumes = self.disks.iter().enumerate().map(probe).collect();
