@@ -377,7 +377,7 @@ mod tests {
 
     fn volume() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
-        crate::volumes::open(folder.path(), None).unwrap();
+        crate::volumes::open(folder.path(), None, false).unwrap();
         folder
     }
 

@@ -64,13 +64,17 @@ pub struct Remembered {
     pub mounted: bool,
 }
 
-/// Reads the marker; an empty folder becomes a new volume, unless a disk used to be mounted there.
-pub fn open(path: &Path, remembered: Option<&Remembered>) -> Result<Probed, VolumeFault> {
+/// Reads the marker; an empty folder becomes a new volume, unless it is a disk's that is not mounted. It is that if a disk
+/// was mounted there earlier, or `must_be`.
+pub fn open(path: &Path, remembered: Option<&Remembered>, must_be: bool) -> Result<Probed, VolumeFault> {
+    let not_mounted = || Err(VolumeFault::Missing(format!("nothing is mounted on it: {}", path.display())));
+    if must_be && !is_mount_point(path) {
+        return not_mounted();
+    }
     match probe(path) {
         Err(VolumeFault::Missing(_)) if is_empty_folder(path) => {
             if remembered.is_some_and(|old| old.mounted) && !is_mount_point(path) {
-                let what = format!("{} is empty and nothing is mounted on it any more", path.display());
-                return Err(VolumeFault::Missing(what));
+                return not_mounted();
             }
             create(path).map_err(|cause| failed(path, "cannot be made a volume", &cause))?;
         }
@@ -266,8 +270,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         // What a kill in the middle of making the marker leaves.
         fs::write(folder.path().join(staged_name(MARKER_NAME)), b"{\"form").unwrap();
-        let first = open(folder.path(), None).unwrap();
-        let second = open(folder.path(), None).unwrap();
+        let first = open(folder.path(), None, false).unwrap();
+        let second = open(folder.path(), None, false).unwrap();
         assert_eq!(first.uuid, second.uuid);
         assert!(folder.path().join(FILES_FOLDER).is_dir());
         assert!(first.bytes_total >= first.bytes_free);
@@ -276,20 +280,21 @@ mod tests {
     #[test]
     fn a_missing_folder_a_strange_one_and_an_unmounted_one_are_no_volumes() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(matches!(open(&folder.path().join("none"), None), Err(VolumeFault::Missing(_))));
+        assert!(matches!(open(&folder.path().join("none"), None, false), Err(VolumeFault::Missing(_))));
         let old = Remembered { uuid: VolumeId([1; 16]), mounted: true };
-        assert!(matches!(open(folder.path(), Some(&old)), Err(VolumeFault::Missing(_))));
+        assert!(matches!(open(folder.path(), Some(&old), false), Err(VolumeFault::Missing(_))));
+        assert!(matches!(open(folder.path(), None, true), Err(VolumeFault::Missing(_))));
         fs::write(folder.path().join("holiday.jpg"), b"x").unwrap();
-        assert!(matches!(open(folder.path(), None), Err(VolumeFault::Missing(_))));
+        assert!(matches!(open(folder.path(), None, false), Err(VolumeFault::Missing(_))));
         assert!(!folder.path().join(MARKER_NAME).exists());
         fs::write(folder.path().join(MARKER_NAME), b"{}").unwrap();
-        assert!(matches!(open(folder.path(), None), Err(VolumeFault::Failed(_))));
+        assert!(matches!(open(folder.path(), None, false), Err(VolumeFault::Failed(_))));
     }
 
     #[test]
     fn a_volume_has_one_filler_and_its_lock_goes_with_the_volume() {
         let folder = tempfile::tempdir().unwrap();
-        open(folder.path(), None).unwrap();
+        open(folder.path(), None, false).unwrap();
         let mut lock = None;
         hold(folder.path(), &mut lock).unwrap();
         let marker = folder.path().join(MARKER_NAME);
@@ -307,7 +312,7 @@ mod tests {
     #[test]
     fn a_scan_tells_strangers_from_files_that_are_missing() {
         let folder = tempfile::tempdir().unwrap();
-        let uuid = open(folder.path(), None).unwrap().uuid;
+        let uuid = open(folder.path(), None, false).unwrap().uuid;
         fs::write(file_path(folder.path(), 4), vec![0; 100]).unwrap();
         fs::write(folder.path().join(FILES_FOLDER).join("notes"), b"x").unwrap();
         let known = BTreeMap::from([(2, 10)]);

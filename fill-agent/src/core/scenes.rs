@@ -16,6 +16,7 @@ const MIB: u64 = 1 << 20;
 struct Scene {
     core: Core,
     ms: u64,
+    clock_off_ms: i64,
     status: ServerStatus,
     volumes: Vec<VolumeId>,
 }
@@ -83,12 +84,12 @@ impl Scene {
         };
         let loaded = Loaded { contents, is_current: true, others: vec![] };
         let core = Core::new(settings, loaded, std::slice::from_ref(manifest), None);
-        Self { core, ms: 0, status, volumes: volumes.to_vec() }
+        Self { core, ms: 0, clock_off_ms: 0, status, volumes: volumes.to_vec() }
     }
 
     fn now(&self) -> Now {
         let since = SignedDuration::from_millis(i64::try_from(self.ms).unwrap());
-        Now { ms: self.ms, wall: Timestamp::UNIX_EPOCH + since }
+        Now { ms: self.ms, wall: Timestamp::UNIX_EPOCH + since, clock_off_ms: self.clock_off_ms }
     }
 
     fn step(&mut self, event: Event) -> Vec<Action> {
@@ -142,7 +143,7 @@ fn the_same_version_with_other_contents_is_taken_after_registering_anew() {
     let first = manifest(1, &[(path("film", 1), MIB)]);
     scene.step(Event::Manifest(Ok(Some(("\"one\"".to_owned(), Box::new(first))))));
     scene.ms += 10_000;
-    let orders = Orders { manifest_version: 1, drain: false, token_keys_version: String::new() };
+    let orders = Orders { manifest_version: 1, drain: false, token_keys_version: String::new(), clock: None };
     assert_eq!(asks(&scene.step(Event::Reported(Ok(orders)))), None);
     let forgotten = ControlError { call: "report", status: Some(404), what: "unknown".to_owned() };
     let actions = scene.step(Event::Reported(Err(forgotten)));

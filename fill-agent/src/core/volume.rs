@@ -102,10 +102,6 @@ impl State {
         self.slot_of(uuid).is_some_and(|slot| !self.slots[slot].read_only)
     }
 
-    pub fn all_ok(&self) -> bool {
-        self.slots.iter().all(|slot| slot.seen == Seen::Is(VolumeState::Ok))
-    }
-
     pub fn any_usable(&self) -> bool {
         self.slots.iter().any(|slot| slot.stage == Stage::Usable)
     }
