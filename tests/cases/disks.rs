@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use content::id::ObjectId;
+use content::play::PlayAnswer;
 use fleet_tests::disk::{Disk, Filesystem, Throttle, can_mount};
 use fleet_tests::site::{ALL, Part, Site};
 use xtask::clock;
@@ -15,16 +16,21 @@ fn disk(site: &Site, name: &str, filesystem: Filesystem, mount_point: &Path) -> 
     Disk::new(&site.path(&format!("{name}.img")), filesystem, mount_point).unwrap()
 }
 
-/// A bit of the object's file rots: the server withdraws it, and the agent has something to pull.
-fn rot(site: &Site, on_volume: u32) -> ObjectId {
+/// A bit of a track's file rots: the server withdraws it when it is asked for, and the agent has something to pull.
+fn rot(site: &Site, play: &PlayAnswer) -> ObjectId {
     let files = site.files().unwrap();
-    let (object, (_, path)) = files.iter().find(|(_, (volume, _))| *volume == on_volume).unwrap();
+    let played = |object: &ObjectId| play.streams.iter().any(|stream| on_offer(&stream.track.urls, object));
+    let (object, (_, path)) = files.iter().find(|(object, _)| played(object)).unwrap();
     let file = fs::File::options().read(true).write(true).open(path).unwrap();
     let mut byte = [0];
     file.read_exact_at(&mut byte, 0).unwrap();
     file.write_all_at(&[byte[0] ^ 1], 0).unwrap();
     file.sync_all().unwrap();
     *object
+}
+
+fn on_offer(urls: &[String], object: &ObjectId) -> bool {
+    urls.iter().any(|url| url.contains(&object.to_string()))
 }
 
 #[test]
@@ -79,7 +85,7 @@ fn a_state_volume_that_is_full_or_read_only_serves_the_old_generation_and_publis
     site.wait_until_well().unwrap();
     let play = site.play().unwrap();
     let foreign = state.fill_up().unwrap();
-    let rotten = rot(&site, 1);
+    let rotten = rot(&site, &play);
     site.fetch(&play).unwrap();
     // Refilled on its volume, and not to be published.
     site.wait_for_reason("the catalogue cannot be written: ").unwrap();
@@ -113,11 +119,13 @@ fn a_read_only_volume_is_served_on_and_nothing_is_put_on_it() {
         return;
     }
     let mut site = Site::plan().unwrap();
-    let one = disk(&site, "one", Filesystem::Ext4, &site.volume(1));
+    let one = disk(&site, "one", Filesystem::Xfs, &site.volume(1));
+    let _two = disk(&site, "two", Filesystem::Ext4, &site.volume(2));
     site.start(&ALL).unwrap();
     site.wait_until_well().unwrap();
     let play = site.play().unwrap();
     let before = site.files().unwrap();
+    assert!(before.values().any(|(volume, _)| *volume == 1), "the roomier disk holds something");
     one.remount("ro").unwrap();
     site.wait_for_reason("cannot be written to: what it holds is served on").unwrap();
     assert_eq!(site.volume_state(1).unwrap(), "readonly");
@@ -163,7 +171,7 @@ fn a_disk_that_stops_takes_its_objects_along_and_brings_them_back_without_a_seco
     let later = site.play();
     let offered = |object: &ObjectId| {
         let streams = later.as_ref().map(|play| &play.streams[..]).unwrap_or_default();
-        streams.iter().any(|stream| stream.track.urls.iter().any(|url| url.contains(&object.to_string())))
+        streams.iter().any(|stream| on_offer(&stream.track.urls, object))
     };
     assert!(!files.keys().filter(|object| on_one(object)).any(offered), "steering offers what is lost");
     // Mounted again, the log is recovered and the files are there: held again, not pulled again.
@@ -235,6 +243,7 @@ fn a_disk_that_hangs_delays_only_what_lies_on_it() {
     }
     let mut site = Site::plan().unwrap();
     let one = disk(&site, "one", Filesystem::Xfs, &site.volume(1));
+    let _two = disk(&site, "two", Filesystem::Xfs, &site.volume(2));
     let Some(throttle) = Throttle::new(&one, 64).unwrap() else { return };
     site.start(&ALL).unwrap();
     site.wait_until_well().unwrap();
@@ -246,7 +255,7 @@ fn a_disk_that_hangs_delays_only_what_lies_on_it() {
     site.wait_until_well().unwrap();
     throttle.slow_down(site.process(Part::Server).unwrap()).unwrap();
     let slow = play.streams.iter().map(|stream| &stream.track).find(|track| {
-        files.iter().any(|(object, (volume, _))| *volume == 1 && track.urls[0].contains(&object.to_string()))
+        files.iter().any(|(object, (volume, _))| *volume == 1 && on_offer(&track.urls, object))
     });
     let slow = slow.expect("one track lies on the disk that hangs").urls[0].clone();
     let fast = files.iter().filter(|(_, (volume, _))| *volume == 2).map(|(object, _)| *object);

@@ -43,6 +43,9 @@ fn a_title_that_finds_no_room_in_the_origin_is_refused_and_nothing_half_named_st
     // Encoded once already: what is left to do is to write the objects.
     copy(&published.join("chunks"), &origin.join("chunks"));
     let foreign = disk.fill_up().unwrap();
+    let full = fs::metadata(&foreign).unwrap().len();
+    // Room for some of them, and not for all.
+    fs::File::options().write(true).open(&foreign).unwrap().set_len(full - (1 << 20)).unwrap();
     let source = published.with_file_name("short-film.mkv");
     let (source, folder) = (source.display().to_string(), origin.display().to_string());
     let words =
@@ -89,8 +92,9 @@ fn a_control_plane_whose_state_folder_is_full_answers_plays_and_says_what_it_can
     let drain = format!("{}/v1/appliances/box-a/drain", site.plan.control_url());
     let refused = http::post_json(&drain, &json!({}), std::time::Duration::from_secs(10)).unwrap();
     assert!(refused.status >= 500, "{} {}", refused.status, refused.text());
-    assert!(refused.text().contains("appliances.json"), "{}", refused.text());
-    assert!(site.log(Part::Control).contains("No space left on device"), "{}", site.log(Part::Control));
+    assert!(refused.text().contains("its state cannot be written; see its log"), "{}", refused.text());
+    let log = site.log(Part::Control);
+    assert!(log.contains("appliances.json") && log.contains("No space left on device"), "{log}");
     let again = site.play().unwrap();
     assert_eq!(again.streams.len(), play.streams.len());
     site.expect_all_served(&again).unwrap();

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
+use nix::fcntl::{FallocateFlags, fallocate};
 use nix::mount::{MntFlags, umount2};
 
 #[derive(Clone, Copy, Debug)]
@@ -92,8 +93,15 @@ impl Disk {
     pub fn fill_up(&self) -> Result<PathBuf> {
         let path = self.mount_point.join("holiday.mkv");
         let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
-        // Large first; at the end block by block, so that no small file finds a place.
-        for bytes in [1 << 20, 4096, 512] {
+        // Large first, without writing it; at the end block by block, so that no small file finds a place.
+        let (mut at, mut bytes) = (0, 1 << 28);
+        while bytes >= 1 << 12 {
+            match fallocate(&file, FallocateFlags::empty(), at, bytes) {
+                Ok(()) => at += bytes,
+                Err(_) => bytes /= 2,
+            }
+        }
+        for bytes in [4096, 512] {
             let block = vec![7; bytes];
             while file.write_all(&block).is_ok() && file.sync_data().is_ok() {}
         }
