@@ -26,14 +26,22 @@ fn read(state: &Path) -> io::Result<KeyRing> {
     KeyRing::new(&keys).ok_or_else(|| io::Error::other("a key is not 32 bytes of base64url"))
 }
 
-/// Whole or not at all: written aside, synced, renamed.
+/// Whole or not at all: written aside, synced, renamed. What was begun is removed when it fails: on a full disk it would
+/// take the room of the next try.
 pub fn save(state: &Path, keys: &[PublicKey]) -> io::Result<()> {
     let aside = state.join(format!("{FILE_NAME}.new"));
-    let mut file = File::create(&aside)?;
-    file.write_all(&serde_json::to_vec(keys)?)?;
-    file.sync_all()?;
-    fs::rename(&aside, state.join(FILE_NAME))?;
+    let written = write(&aside, keys).and_then(|()| fs::rename(&aside, state.join(FILE_NAME)));
+    if let Err(cause) = written {
+        fs::remove_file(&aside).unwrap_or_default();
+        return Err(cause);
+    }
     File::open(state)?.sync_all()
+}
+
+fn write(aside: &Path, keys: &[PublicKey]) -> io::Result<()> {
+    let mut file = File::create(aside)?;
+    file.write_all(&serde_json::to_vec(keys)?)?;
+    file.sync_all()
 }
 
 #[cfg(test)]

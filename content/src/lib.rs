@@ -9,6 +9,7 @@ pub mod checksum;
 pub mod control_socket;
 pub mod fill;
 pub mod id;
+pub mod lock_holder;
 pub mod manifest;
 pub mod origin;
 pub mod play;

@@ -21,7 +21,7 @@ use content::fill::FillSource;
 use content::id::ObjectId;
 use content::tree::{Tree, tree_bytes};
 use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONTENT_RANGE, RANGE};
 use hyper::{Request, Response, StatusCode};
 use tokio::task::spawn_blocking;
@@ -29,7 +29,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::aligned::PieceBuffer;
 use crate::clock::Clock;
-use crate::http::{Http, HttpError};
+use crate::http::{Http, HttpError, Transfer};
 use crate::incoming::{self, DiskFault, IncomingFile};
 use crate::sources::{Attempt, Fault, Hosts, Next};
 use crate::volumes::file_path;
@@ -70,6 +70,8 @@ pub enum Outcome {
     /// No source gave it; what came so far is kept.
     NoSource(String),
     DiskFull,
+    /// The volume can be read and not written to.
+    ReadOnly,
     VolumeFailed(String),
     /// The file that was to be adopted is not what it says.
     Damaged(String),
@@ -120,6 +122,7 @@ impl Workshop {
             Ok(()) => Outcome::Stored,
             Err(Stop::Source(reason)) => Outcome::NoSource(reason),
             Err(Stop::Disk(DiskFault::Full)) => Outcome::DiskFull,
+            Err(Stop::Disk(DiskFault::ReadOnly)) => Outcome::ReadOnly,
             Err(Stop::Disk(DiskFault::Damaged(what))) => Outcome::Damaged(what),
             Err(Stop::Disk(fault @ DiskFault::Failed(_))) => Outcome::VolumeFailed(fault.to_string()),
             Err(Stop::Hung) => Outcome::VolumeFailed("the volume does not answer".to_owned()),
@@ -186,7 +189,9 @@ impl Pull<'_> {
                 (tree, Some(encoded))
             }
         };
-        on_disk(CHECK_WAIT, move || incoming::open(&volume, number, object, tree, encoded.as_deref())).await
+        let begin = move || incoming::begin(&volume, number, object, tree, encoded.as_deref());
+        let begun = on_disk(DISK_WAIT, begin).await?;
+        on_disk(CHECK_WAIT, move || begun.recover()).await
     }
 
     async fn pull_tree(&mut self) -> Result<(Tree, Bytes), Stop> {
@@ -238,7 +243,7 @@ impl Pull<'_> {
         }
     }
 
-    /// One request. Gives the file back with what came right, and what went wrong, if anything did.
+    /// One request; what comes beyond it is not read. Gives the file back with what came right, and what went wrong, if anything did.
     async fn pull_range(
         &mut self,
         mut file: IncomingFile,
@@ -259,6 +264,7 @@ impl Pull<'_> {
             }
             let count = usize::try_from(file.tree().piece_bytes(file.verified())).unwrap_or(usize::MAX);
             buffer.clear();
+            body.start_piece();
             if let Err(fault) = self.fill(&mut body, &mut rest, &mut buffer, count).await {
                 return Ok((file, Some(fault)));
             }
@@ -290,18 +296,18 @@ impl Pull<'_> {
     }
 
     /// Asks for a range and checks that it is what comes.
-    async fn start_range(&self, index: usize, first: u64, last: u64) -> Result<Incoming, Fault> {
+    async fn start_range(&self, index: usize, first: u64, last: u64) -> Result<Transfer, Fault> {
         let source = self.attempt.source(index).ok_or_else(no_source)?;
         let range = format!("bytes={first}-{last}");
         let request = request(&source.url, source, Some(&range))?;
         let answer = self.shop.http.send(request).await.map_err(fault_of)?;
         check_range(&answer, first, last, self.job.bytes)?;
-        Ok(answer.into_body())
+        Ok(Transfer::new(answer.into_body()))
     }
 
     async fn fill(
         &self,
-        body: &mut Incoming,
+        body: &mut Transfer,
         rest: &mut Bytes,
         buffer: &mut PieceBuffer,
         count: usize,
@@ -352,6 +358,7 @@ fn fault_of(error: HttpError) -> Fault {
     match error {
         HttpError::Unreachable(what) => Fault::Unreachable(what),
         HttpError::Stalled(wait) => Fault::Stalled(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
+        slow @ HttpError::TooSlow { .. } => Fault::TooSlow(slow.to_string()),
         HttpError::Cut(_) => Fault::ShortBody,
         HttpError::TooLong(_) => Fault::BadTree("longer than the object's size allows".to_owned()),
     }
@@ -371,9 +378,13 @@ fn check_range(answer: &Response<Incoming>, first: u64, last: u64, size: u64) ->
         return Err(Fault::Status(status.as_u16()));
     }
     let says = answer.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if says == format!("bytes {first}-{last}/{size}") {
-        Ok(())
+    let count = (last - first).saturating_add(1);
+    let announced = answer.body().size_hint().exact();
+    if says != format!("bytes {first}-{last}/{size}") {
+        Err(Fault::WrongRange(format!("Content-Range {:?}", says.chars().take(80).collect::<String>())))
+    } else if let Some(other) = announced.filter(|announced| *announced != count) {
+        Err(Fault::WrongRange(format!("a body of {other} bytes for {count}")))
     } else {
-        Err(Fault::WrongRange(says.chars().take(80).collect()))
+        Ok(())
     }
 }

@@ -53,6 +53,8 @@ pub struct Partial {
 pub enum DiskFault {
     #[error("the volume is full")]
     Full,
+    #[error("the volume cannot be written to")]
+    ReadOnly,
     #[error("the volume failed: {0}")]
     Failed(io::Error),
     /// Bytes that were verified once are not the same any more, or a file is not what it says.
@@ -64,6 +66,7 @@ impl From<io::Error> for DiskFault {
     fn from(cause: io::Error) -> Self {
         match cause.raw_os_error().map(Errno::from_raw) {
             Some(Errno::ENOSPC | Errno::EDQUOT) => Self::Full,
+            Some(Errno::EROFS) => Self::ReadOnly,
             _ => Self::Failed(cause),
         }
     }
@@ -88,14 +91,31 @@ pub fn stored_tree(volume: &Path, number: u64, object: ObjectId) -> Option<Tree>
     Tree::parse(object, &bytes).ok()
 }
 
-/// Writes record and tree, allocates the file; goes on from what is there already.
-pub fn open(
+/// A file that is allocated, and perhaps holds what an earlier attempt wrote.
+#[derive(Debug)]
+pub struct Begun {
+    incoming: IncomingFile,
+    fresh: bool,
+}
+
+impl Begun {
+    /// Goes on from what is there already: reads all of it.
+    pub fn recover(mut self) -> Result<IncomingFile, DiskFault> {
+        if !self.fresh {
+            self.incoming.recover()?;
+        }
+        Ok(self.incoming)
+    }
+}
+
+/// Writes record and tree, allocates the file.
+pub fn begin(
     volume: &Path,
     number: u64,
     object: ObjectId,
     tree: Tree,
     encoded: Option<&[u8]>,
-) -> Result<IncomingFile, DiskFault> {
+) -> Result<Begun, DiskFault> {
     let folder = volume.join(INCOMING_FOLDER);
     if let Some(encoded) = encoded {
         let record = Record { object, bytes: tree.object_bytes() };
@@ -107,7 +127,7 @@ pub fn open(
     let fresh = !path.exists();
     let file = open_direct(&path, OpenOptions::new().read(true).write(true).create(true))?;
     allocate(&file, file_bytes(tree.object_bytes()))?;
-    let mut incoming = IncomingFile {
+    let incoming = IncomingFile {
         volume: volume.to_owned(),
         number,
         object,
@@ -117,10 +137,7 @@ pub fn open(
         verified: 0,
         unsynced: 0,
     };
-    if !fresh {
-        incoming.recover()?;
-    }
-    Ok(incoming)
+    Ok(Begun { incoming, fresh })
 }
 
 impl IncomingFile {
@@ -269,11 +286,22 @@ pub fn leftovers(volume: &Path) -> io::Result<Vec<Partial>> {
         let number = numbered(&path).filter(|_| ["json", "obao", "part"].iter().any(|e| of(&path, e)));
         let valid = number.is_some_and(|number| partials.iter().any(|partial| partial.number == number));
         if !valid {
-            tracing::info!("{} is left over and of no use: removed", path.display());
-            fs::remove_file(&path)?;
+            remove_leftover(&path)?;
         }
     }
     Ok(partials)
+}
+
+fn remove_leftover(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        // Another start finds it again, once the volume can be written to.
+        Err(cause) if cause.kind() == io::ErrorKind::ReadOnlyFilesystem => Ok(()),
+        Err(cause) => Err(cause),
+        Ok(()) => {
+            tracing::info!("{} was left over and of no use: removed", path.display());
+            Ok(())
+        }
+    }
 }
 
 fn valid_partial(volume: &Path, number: u64) -> Option<Partial> {
@@ -349,8 +377,18 @@ mod tests {
 
     fn volume() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
-        crate::volumes::open(folder.path(), None).unwrap();
+        crate::volumes::open(folder.path(), None, false).unwrap();
         folder
+    }
+
+    fn open(
+        volume: &Path,
+        number: u64,
+        object: ObjectId,
+        tree: Tree,
+        encoded: Option<&[u8]>,
+    ) -> Result<IncomingFile, DiskFault> {
+        begin(volume, number, object, tree, encoded)?.recover()
     }
 
     fn push(file: &mut IncomingFile, data: &[u8]) -> bool {

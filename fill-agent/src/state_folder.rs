@@ -4,9 +4,11 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use content::control_socket::PublicKey;
+use content::lock_holder;
 use content::manifest::Manifest;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -45,6 +47,19 @@ pub struct InstanceLock {
     _file: Flock<File>,
 }
 
+/// A lock that goes with this process, or who has it, if that can be told.
+pub fn hold_alone(file: File) -> io::Result<Result<Flock<File>, Option<u32>>> {
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(file) => Ok(Ok(file)),
+        Err((file, Errno::EWOULDBLOCK)) => {
+            let meta = file.metadata()?;
+            let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+            Ok(Err(lock_holder::flock_holder(&locks, meta.dev(), meta.ino())))
+        }
+        Err((_, errno)) => Err(errno.into()),
+    }
+}
+
 impl StateFolder {
     pub fn open(state: &Path) -> Result<Self, OperatorError> {
         let folder = state.join(FOLDER);
@@ -57,13 +72,19 @@ impl StateFolder {
     pub fn lock(&self) -> Result<InstanceLock, OperatorError> {
         let path = self.folder.join("lock");
         let unusable = |cause| OperatorError::StateUnusable { folder: self.folder.clone(), cause };
-        let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(unusable)?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(file) => Ok(InstanceLock { _file: file }),
-            Err((_, Errno::EWOULDBLOCK)) => {
-                Err(OperatorError::AlreadyRunning { folder: self.folder.clone(), lock: path })
+        // Only to read, so that it can be held on a folder that cannot be written to.
+        let file = match File::open(&path) {
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+                File::options().create(true).truncate(false).write(true).open(&path)
             }
-            Err((_, errno)) => Err(unusable(errno.into())),
+            other => other,
+        };
+        match hold_alone(file.map_err(unusable)?).map_err(unusable)? {
+            Ok(file) => Ok(InstanceLock { _file: file }),
+            Err(holder) => {
+                let holder = lock_holder::in_words(holder);
+                Err(OperatorError::AlreadyRunning { folder: self.folder.clone(), lock: path, holder })
+            }
         }
     }
 
@@ -128,7 +149,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let state = StateFolder::open(folder.path()).unwrap();
         let lock = state.lock().unwrap();
-        assert!(matches!(state.lock(), Err(OperatorError::AlreadyRunning { .. })));
+        let refused = state.lock().unwrap_err().to_string();
+        let (ours, file) = (format!("process {} ", std::process::id()), folder.path().join("agent/lock"));
+        assert!(refused.contains(&ours) && refused.contains(&file.display().to_string()), "{refused}");
         drop(lock);
         state.lock().unwrap();
     }

@@ -75,3 +75,39 @@ fn a_source_that_says_nothing_or_falls_silent_half_way_is_given_up_in_time() {
 fn a_wrong_verification_tree_is_never_used() {
     survives(&[Lie::WrongTree]);
 }
+
+#[test]
+fn a_range_of_a_wrong_total_or_of_none_is_not_believed() {
+    survives(&[Lie::WrongTotal, Lie::NoRange]);
+}
+
+#[test]
+fn a_body_announced_longer_or_shorter_than_the_range_is_not_begun() {
+    let (lab, film) = survives(&[Lie::LengthTooShort, Lie::LengthTooLong]);
+    assert!(lab.world().sent[&film.id] <= film.data.len() + 2 * PIECE);
+}
+
+#[test]
+fn what_comes_behind_the_range_is_not_read_however_much_it_is() {
+    // Piece 0 comes right, and rubbish without end behind it: that is no reason to ask for piece 0 again.
+    let (lab, _) = survives(&[Lie::Endless]);
+    let starts: Vec<_> = lab.world().asked.iter().map(|(_, first, _)| first / PIECE).collect();
+    assert_eq!(starts[..2], [0, 1]);
+}
+
+#[test]
+fn a_source_that_trickles_is_given_up_though_it_never_falls_silent() {
+    survives(&[Lie::Trickle, Lie::Trickle]);
+}
+
+#[test]
+fn a_verification_tree_without_end_and_one_that_trickles_are_given_up() {
+    survives(&[Lie::TrickledTree]);
+    // Whoever sends that is out for this attempt; the next one asks again.
+    survives(&[Lie::EndlessTree]);
+}
+
+#[test]
+fn a_redirection_is_no_answer() {
+    survives(&[Lie::Redirect]);
+}

@@ -268,3 +268,32 @@ fn a_download_that_the_next_manifest_does_not_want_is_ended_and_removed() {
     lab.expect_exactly(&[&small]);
     agent.stop();
 }
+
+#[test]
+fn a_box_whose_clock_is_a_year_off_fills_all_the_same_and_says_so() {
+    let lab = Lab::new(1);
+    let (film, _) = two();
+    lab.ask_for(&[("film", &film)]);
+    let year = jiff::SignedDuration::from_hours(365 * 24);
+    let theirs = jiff::Timestamp::now() + year;
+    // Open for an hour by the control plane's clock, and only next year by the box's own.
+    lab.world().clock = Some(theirs);
+    lab.world().not_before = theirs - jiff::SignedDuration::from_hours(1);
+    let agent = lab.start_impatient();
+    lab.expect_exactly(&[&film]);
+    lab.wait("the operator is told", |world| {
+        let said = |report: &Report| {
+            report.health == Health::Degraded
+                && report.clock.is_some_and(|clock| {
+                    theirs.duration_since(clock) > year - jiff::SignedDuration::from_hours(1)
+                })
+                && report.reasons.iter().any(|reason| reason.contains("s behind the control plane's"))
+        };
+        world.reports.last().is_some_and(said)
+    });
+    lab.world().clock = Some(jiff::Timestamp::now());
+    lab.wait("the clock is set, and the box is well", |world| {
+        world.reports.last().is_some_and(|report| report.health == Health::Ok && report.reasons.is_empty())
+    });
+    agent.stop();
+}

@@ -5,10 +5,14 @@
     reason = "a failed step fails the test; helpers are no test functions to clippy"
 )]
 
+mod clocks;
 mod configuration;
 mod dash;
+mod disks;
 mod hostile_requests;
 mod interruptions;
+mod origins;
 mod playback;
 mod requests;
 mod tokens;
+mod two_of_a_kind;

@@ -1,9 +1,12 @@
 //! Fixtures for what crosses parts: real binaries, real sockets, real media.
 //!
 //! [`shelf`] is one server with hand-made files, for everything about requests. [`world`] is a published title and a
-//! whole fleet, for everything that needs more than one program. [`wire`] is HTTP on a bare socket.
+//! whole fleet, for everything that needs more than one program. [`site`] is one box whose disks ([`disk`]) and clocks a
+//! test may break. [`wire`] is HTTP on a bare socket.
 
+pub mod disk;
 pub mod shelf;
+pub mod site;
 pub mod wire;
 pub mod world;
 

@@ -41,6 +41,11 @@ impl Wire {
         Ok(Self { stream, ahead: Vec::new() })
     }
 
+    /// An answer may take so long, other than usual.
+    pub fn be_patient(&self, patience: Duration) -> io::Result<()> {
+        self.stream.set_read_timeout(Some(patience))
+    }
+
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.stream.write_all(bytes.as_ref())
     }

@@ -30,6 +30,12 @@ pub const BROWSER: [Package; 2] = [
 pub const NODE: [Package; 2] =
     [Package { name: "nodejs", provides: "node" }, Package { name: "npm", provides: "npm" }];
 
+/// Filesystems that tests break, and clocks that they set.
+pub const BREAKING: [Package; 2] = [
+    Package { name: "xfsprogs", provides: "/usr/sbin/mkfs.xfs" },
+    Package { name: "faketime", provides: "faketime" },
+];
+
 impl Package {
     fn present(&self) -> bool {
         if self.provides.starts_with('/') {

@@ -10,13 +10,14 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use content::control_socket::PublicKey;
 use content::id::ApplianceId;
+use content::lock_holder;
 use content::report::Registration;
 use content::token::Signer;
 use serde::{Deserialize, Serialize};
@@ -32,9 +33,10 @@ pub enum StateError {
     )]
     Folder { folder: String, cause: io::Error },
     #[error(
-        "the state folder {0} (key `state`) is in use by another control plane; stop that, or give another folder"
+        "the state folder {folder} (key `state`) is in use by another control plane: {holder} holds {folder}/lock; stop \
+         that, or give another folder"
     )]
-    InUse(String),
+    InUse { folder: String, holder: String },
     #[error("the state file {file} cannot be read or written: {cause}; check the disk and who owns the file")]
     File { file: String, cause: io::Error },
     #[error("the state file {file} is damaged: {what}; put back a copy, or move it away to start afresh")]
@@ -98,7 +100,13 @@ impl Lasting {
         let lock = lock.map_err(refuse)?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { folder: folder.to_owned(), _lock: lock }),
-            Err(fs::TryLockError::WouldBlock) => Err(StateError::InUse(folder.display().to_string())),
+            Err(fs::TryLockError::WouldBlock) => {
+                let meta = lock.metadata().map_err(refuse)?;
+                let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+                let holder = lock_holder::flock_holder(&locks, meta.dev(), meta.ino());
+                let holder = lock_holder::in_words(holder);
+                Err(StateError::InUse { folder: folder.display().to_string(), holder })
+            }
             Err(fs::TryLockError::Error(cause)) => Err(refuse(cause)),
         }
     }
@@ -195,7 +203,11 @@ impl Lasting {
             fs::rename(&beside, &file)?;
             File::open(&self.folder)?.sync_all()
         })();
-        written.map_err(|cause| file_error(&file, cause))
+        written.map_err(|cause| {
+            // On a full disk it would take the room of the next try.
+            fs::remove_file(&beside).unwrap_or_default();
+            file_error(&file, cause)
+        })
     }
 }
 
@@ -249,7 +261,8 @@ mod tests {
     fn a_second_control_plane_on_the_folder_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let _first = Lasting::open(folder.path()).unwrap();
-        assert!(matches!(Lasting::open(folder.path()), Err(StateError::InUse(_))));
+        let refused = Lasting::open(folder.path()).err().unwrap().to_string();
+        assert!(refused.contains(&format!("process {} holds", std::process::id())), "{refused}");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use tokio_util::io::ReaderStream;
 use super::agents::{bearer, matches_tag};
 use super::problem::{ApiProblem, PathOf};
 use super::range::{Selection, select};
-use super::{Control, api_doc, clock};
+use super::{Control, api_doc};
 
 /// One read of the disk, one write to the network.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -52,7 +52,7 @@ pub(super) async fn object(
     let unknown = || ApiProblem::not_found("an object's address is <first 2 digits>/<blake3>.<extension>");
     let wanted = Wanted::parse(&first2, &name).ok_or_else(unknown)?;
     let opened =
-        bearer(&headers).is_some_and(|key| control.fill_secret.opens(key, &wanted.object, clock::now()));
+        bearer(&headers).is_some_and(|key| control.fill_secret.opens(key, &wanted.object, control.now()));
     if !opened {
         return Err(ApiProblem::unauthorized(
             "send the headers that POST /v1/agent/fill-sources gave for this object; they end",

@@ -8,6 +8,7 @@
 mod control;
 mod fill;
 mod publish;
+mod reasons;
 mod report;
 mod volume;
 
@@ -73,6 +74,10 @@ pub enum Event {
         object: ObjectId,
         outcome: Outcome,
     },
+    /// A block of file numbers of this start, or why there is none.
+    Numbers(Result<u64, String>),
+    /// What could not be saved in the state folder, a sentence each; empty: all could.
+    Unsaved(Vec<String>),
     /// The generation is on the disk and current, or not.
     Written(Result<u64, String>),
     /// The server's answer to anything but a plain status.
@@ -97,6 +102,10 @@ pub enum Action {
         slot: usize,
         uuid: VolumeId,
         known: BTreeMap<u64, u64>,
+    },
+    /// Take a block of file numbers, from `least` on.
+    TakeNumbers {
+        least: u64,
     },
     Register,
     Report(Box<Report>),
@@ -133,6 +142,7 @@ pub struct Core {
     fill: fill::State,
     publish: publish::State,
     report: report::State,
+    reasons: reasons::State,
     server: Option<ServerStatus>,
 }
 
@@ -145,6 +155,7 @@ impl Core {
             fill: fill::State::default(),
             publish: publish::State::new(loaded),
             report: report::State::default(),
+            reasons: reasons::State::default(),
             server: None,
             settings,
             shelf,
@@ -156,7 +167,14 @@ impl Core {
         core
     }
 
+    /// The state folder gave no file numbers, because of `reason`: nothing new is pulled until it does.
+    pub fn without_numbers(mut self, reason: String) -> Self {
+        self.fill.numberless = Some(reasons::Numberless { retry: Retry::default(), reason });
+        self
+    }
+
     pub fn step(&mut self, event: Event, now: Now) -> Vec<Action> {
+        self.reasons.clock_off_ms = now.clock_off_ms;
         self.absorb(event, now);
         let mut actions = Vec::new();
         self.drive_control(now, &mut actions);
@@ -180,6 +198,8 @@ impl Core {
             Event::Keys(answer) => self.on_keys(answer, now),
             Event::Sources { asked, answer } => self.on_sources(&asked, answer, now),
             Event::JobEnded { object, outcome } => self.on_job_ended(object, outcome, now),
+            Event::Numbers(answer) => self.on_numbers(answer, now),
+            Event::Unsaved(what) => self.reasons.unsaved = what,
             Event::Written(result) => self.on_written(result, now),
             Event::Told { told, answer } => self.on_told(told, answer, now),
         }

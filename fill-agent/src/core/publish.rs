@@ -7,7 +7,7 @@
 //! A server that is away is told when it is back; it reads `current` by itself at its start.
 
 use content::catalogue::{Contents, Entry};
-use content::control_socket::{ServerRequest, ServerStatus};
+use content::control_socket::{FileName, ServerRequest, ServerStatus};
 use content::id::CatalogueKey;
 
 use super::{Action, Core, Retry, Tell};
@@ -35,8 +35,10 @@ pub(super) struct State {
     tidied: u64,
     /// The server has said once what it uses.
     pub heard: bool,
-    /// The server refused a generation; cleared when it serves one that is newer.
-    pub refused: bool,
+    /// Why the server refused a generation; None when it took the last.
+    pub refused: Option<String>,
+    /// Why the last one could not be written.
+    pub write_failed: Option<String>,
     /// The newest on the disk, and the one before it: what the server serves is one of them, or is unknown.
     pub current: Contents,
     before: Contents,
@@ -54,7 +56,8 @@ impl State {
             last_tidy: 0,
             tidied: 0,
             heard: false,
-            refused: false,
+            refused: None,
+            write_failed: None,
             current: loaded.contents,
             before: Contents::default(),
         }
@@ -113,11 +116,18 @@ impl Core {
             Ok(generation) => {
                 tracing::info!(generation, objects = contents.entries.len(), "published");
                 self.publish.write.succeed(now);
+                self.publish.write_failed = None;
                 self.publish.before = std::mem::replace(&mut self.publish.current, contents);
                 self.publish.tell.succeed(now);
             }
             Err(reason) => {
-                tracing::error!("the catalogue cannot be written: {reason}");
+                if self.publish.write_failed.as_ref() != Some(&reason) {
+                    tracing::error!(
+                        "the catalogue cannot be written: {reason}. The generation before is served on; free space \
+                         there, or make it writable"
+                    );
+                }
+                self.publish.write_failed = Some(reason);
                 self.publish.write.fail(now);
                 self.shelf.not_published();
                 self.publish.urgent = true;
@@ -141,8 +151,12 @@ impl Core {
         }
         match told {
             Tell::Publish => {
-                let refused = matches!(answer, Err(ServerError::Refused(_)));
-                self.publish.refused = refused;
+                let reason = |error: &ServerError| match error {
+                    ServerError::Refused(reason) => Some(reason.clone()),
+                    ServerError::Away(_) => None,
+                };
+                self.publish.refused = answer.as_ref().err().and_then(reason);
+                let refused = self.publish.refused.is_some();
                 if ok {
                     self.publish.tell.succeed(now)
                 } else {
@@ -176,7 +190,9 @@ impl Core {
         self.publish.last_tidy = now.ms;
         let oldest = self.server.as_ref().filter(|status| status.generation != 0).map(|s| s.oldest_in_use);
         let files = self.shelf.unlinkable(oldest, desired);
-        for file in files.iter().filter(|file| !self.fill.is_active_file(file)).cloned().collect::<Vec<_>>() {
+        let removable =
+            |file: &&FileName| !self.fill.is_active_file(file) && self.volumes.is_writable(file.uuid);
+        for file in files.iter().filter(removable).cloned().collect::<Vec<_>>() {
             self.remove_file(&file, actions);
         }
         if let Some(oldest_in_use) = oldest.filter(|oldest| *oldest != self.publish.tidied) {

@@ -16,6 +16,7 @@ const MIB: u64 = 1 << 20;
 struct Scene {
     core: Core,
     ms: u64,
+    clock_off_ms: i64,
     status: ServerStatus,
     volumes: Vec<VolumeId>,
 }
@@ -83,12 +84,12 @@ impl Scene {
         };
         let loaded = Loaded { contents, is_current: true, others: vec![] };
         let core = Core::new(settings, loaded, std::slice::from_ref(manifest), None);
-        Self { core, ms: 0, status, volumes: volumes.to_vec() }
+        Self { core, ms: 0, clock_off_ms: 0, status, volumes: volumes.to_vec() }
     }
 
     fn now(&self) -> Now {
         let since = SignedDuration::from_millis(i64::try_from(self.ms).unwrap());
-        Now { ms: self.ms, wall: Timestamp::UNIX_EPOCH + since }
+        Now { ms: self.ms, wall: Timestamp::UNIX_EPOCH + since, clock_off_ms: self.clock_off_ms }
     }
 
     fn step(&mut self, event: Event) -> Vec<Action> {
@@ -98,7 +99,9 @@ impl Scene {
     /// After so long, server and volumes answer as `self` says.
     fn gather_after(&mut self, ms: u64) -> Vec<Action> {
         self.ms += ms;
-        let probed = |uuid: &VolumeId| Ok(Probed { uuid: *uuid, bytes_total: 1 << 40, bytes_free: 1 << 39 });
+        let probed = |uuid: &VolumeId| {
+            Ok(Probed { uuid: *uuid, bytes_total: 1 << 40, bytes_free: 1 << 39, read_only: false })
+        };
         let volumes = self.volumes.iter().map(probed).collect();
         self.step(Event::Gathered { server: Some(Box::new(self.status.clone())), volumes })
     }
@@ -140,7 +143,7 @@ fn the_same_version_with_other_contents_is_taken_after_registering_anew() {
     let first = manifest(1, &[(path("film", 1), MIB)]);
     scene.step(Event::Manifest(Ok(Some(("\"one\"".to_owned(), Box::new(first))))));
     scene.ms += 10_000;
-    let orders = Orders { manifest_version: 1, drain: false, token_keys_version: String::new() };
+    let orders = Orders { manifest_version: 1, drain: false, token_keys_version: String::new(), clock: None };
     assert_eq!(asks(&scene.step(Event::Reported(Ok(orders)))), None);
     let forgotten = ControlError { call: "report", status: Some(404), what: "unknown".to_owned() };
     let actions = scene.step(Event::Reported(Err(forgotten)));
@@ -247,7 +250,7 @@ fn a_volume_that_comes_later_holds_nothing_up_while_it_is_read() {
     (0..2).for_each(|slot| drop(scene.scan_found_all(slot)));
     scene.ms += 1_000;
     let missing = || Err(VolumeFault::Missing("pulled out".to_owned()));
-    let there = Ok(Probed { uuid: A, bytes_total: 1 << 40, bytes_free: 1 << 39 });
+    let there = Ok(Probed { uuid: A, bytes_total: 1 << 40, bytes_free: 1 << 39, read_only: false });
     let server = Some(Box::new(scene.status.clone()));
     scene.step(Event::Gathered { server, volumes: vec![there, missing()] });
     let actions = scene.gather_after(1_000);

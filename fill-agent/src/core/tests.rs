@@ -153,7 +153,7 @@ impl World {
         };
         if let Some(event) = event {
             let wall = Timestamp::UNIX_EPOCH + SignedDuration::from_millis(i64::try_from(self.ms).unwrap());
-            let actions = self.core.step(event, Now { ms: self.ms, wall });
+            let actions = self.core.step(event, Now { ms: self.ms, wall, clock_off_ms: 0 });
             self.pending.extend(actions);
         }
         let jobs = self.core.fill.active_count();
@@ -250,12 +250,14 @@ impl World {
                     manifest_version,
                     drain,
                     token_keys_version: String::new(),
+                    clock: None,
                 })))
             }
             Action::FetchManifest { .. } => {
                 self.saved = Some(self.manifest.clone());
                 Some(Event::Manifest(Ok(Some((String::new(), Box::new(self.manifest.clone()))))))
             }
+            Action::TakeNumbers { .. } => Some(Event::Numbers(Ok(self.block))),
             Action::FetchKeys => Some(Event::Keys(Ok(TokenKeys::default()))),
             Action::AskSources { objects } => {
                 let answer = match away {
@@ -287,7 +289,8 @@ impl World {
 
     fn gather(&self) -> Event {
         let probe = |(slot, disk): (usize, &Disk)| {
-            let probed = Probed { uuid: uuid(slot), bytes_total: 1 << 40, bytes_free: 1 << 39 };
+            let probed =
+                Probed { uuid: uuid(slot), bytes_total: 1 << 40, bytes_free: 1 << 39, read_only: false };
             disk.there.then_some(probed).ok_or_else(|| VolumeFault::Missing("pulled out".to_owned()))
         };
         let volumes = self.disks.iter().enumerate().map(probe).collect();

@@ -47,6 +47,23 @@ pub enum Lie {
     Stalls,
     /// Ignores the range and sends all.
     Everything,
+    /// A 206 for the range that was asked for, of an object of another size.
+    WrongTotal,
+    /// A 206 that does not say which range it is.
+    NoRange,
+    /// The right range, said to be longer than it is.
+    LengthTooLong,
+    /// The right range, said and sent shorter than it is.
+    LengthTooShort,
+    /// The right range, of no said length, and then rubbish without end.
+    Endless,
+    /// A byte now and then, without end.
+    Trickle,
+    /// A 302 to itself.
+    Redirect,
+    /// The tree, and then rubbish without end.
+    EndlessTree,
+    TrickledTree,
     WrongTree,
 }
 
@@ -69,6 +86,10 @@ pub struct World {
     pub keys_version: u32,
     pub registered: u32,
     pub forgotten: bool,
+    /// What the control plane says that the time is.
+    pub clock: Option<jiff::Timestamp>,
+    /// Before this instant no source may be used.
+    pub not_before: jiff::Timestamp,
     pub reports: Vec<Report>,
     pub not_modified: u32,
     pub server: FakeServer,
@@ -199,7 +220,7 @@ impl Lab {
         let setup = config::load(&self.config()).unwrap();
         let wait = Duration::from_millis(400);
         let tuning = Tuning {
-            patience: Patience { connect: wait, head: wait, body: wait },
+            patience: Patience { connect: wait, head: wait, body: wait, bytes_per_s_min: 1 << 20 },
             tick: Duration::from_millis(20),
             ..Tuning::default()
         };
