@@ -1,5 +1,7 @@
 //! What an appliance says about itself, every two seconds, through its fill agent (DESIGN §5), and what it is told.
 
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use roaring::RoaringBitmap;
@@ -57,6 +59,9 @@ pub struct Report {
     pub volumes: Vec<VolumeReport>,
     /// None while the server does not answer on its socket.
     pub server: Option<ServerFigures>,
+    /// How often the agent found rot since its start, by place (`rot::RotPlace`); the server tells its own in its metrics.
+    #[serde(default)]
+    pub rot: BTreeMap<String, u64>,
 }
 
 /// What an appliance holds, as exceptions to a manifest version.

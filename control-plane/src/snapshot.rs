@@ -319,6 +319,7 @@ pub(crate) mod tests {
                 },
                 volumes: Vec::new(),
                 server: (!self.server_down).then(ServerFigures::default),
+                rot: [("file".to_owned(), 1)].into(),
             }
         }
     }

@@ -24,6 +24,7 @@ use crate::download::{Counters, Job, Workshop};
 use crate::generations;
 use crate::http::{Http, Patience};
 use crate::incoming;
+use crate::rot;
 use crate::server_link::ServerLink;
 use crate::sources::Hosts;
 use crate::state_folder::StateFolder;
@@ -137,7 +138,8 @@ impl Shell {
             Action::Gather => self.gather(),
             Action::Scan { slot, uuid, known } => self.scan(slot, uuid, known),
             Action::Register => self.register(),
-            Action::Report(report) => {
+            Action::Report(mut report) => {
+                report.rot = rot::counts();
                 let control = self.control.clone();
                 self.spawn(async move { Event::Reported(control.report(&report).await) });
             }

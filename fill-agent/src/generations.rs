@@ -7,10 +7,13 @@ use std::path::{Path, PathBuf};
 
 use content::catalogue::file::Catalogue;
 use content::catalogue::{
-    CATALOGUE_FOLDER, CURRENT_NAME, Contents, build, generation_name, generation_of_name,
+    CATALOGUE_FOLDER, CURRENT_NAME, CatalogueError, Contents, build, current_bytes, generation_name,
+    generation_of_current, generation_of_name,
 };
 use content::control_socket::FileName;
+use content::rot::RotPlace;
 
+use crate::rot;
 use crate::shelf::name_of;
 use crate::volumes::{make_folder, sync_folder, write_whole};
 
@@ -33,8 +36,7 @@ pub fn load(state: &Path) -> io::Result<Loaded> {
     let folder = state.join(CATALOGUE_FOLDER);
     let mut generations = list(&folder)?;
     generations.sort_unstable_by(|a, b| b.cmp(a));
-    let current = fs::read_to_string(folder.join(CURRENT_NAME)).ok();
-    let current = current.as_deref().and_then(generation_of_name);
+    let current = read_current(&folder.join(CURRENT_NAME));
     let candidates = generations.iter().filter(|generation| current.is_none_or(|now| **generation <= now));
     let chosen = candidates.copied().find_map(|generation| read(&folder, generation));
     let mut loaded = Loaded::default();
@@ -79,12 +81,13 @@ pub fn remove_temporary(state: &Path) -> io::Result<()> {
 /// Writes a generation and makes it current. A kill at any point leaves the old one or the new one current, whole.
 pub fn publish(state: &Path, contents: Contents) -> Result<(), String> {
     let folder = state.join(CATALOGUE_FOLDER);
-    let name = generation_name(contents.generation);
+    let generation = contents.generation;
+    let name = generation_name(generation);
     let bytes = build::to_bytes(contents).map_err(|defect| defect.to_string())?;
     let write = || {
         make_folder(&folder)?;
         write_whole(&folder, &name, &bytes)?;
-        write_whole(&folder, CURRENT_NAME, format!("{name}\n").as_bytes())
+        write_whole(&folder, CURRENT_NAME, &current_bytes(generation))
     };
     write().map_err(|cause| format!("{}: {cause}", folder.display()))
 }
@@ -113,6 +116,17 @@ fn list(folder: &Path) -> io::Result<Vec<u64>> {
     names.filter_map(io::Result::transpose).collect()
 }
 
+/// None: there is none, or it cannot be believed; then the newest generation that is whole is as good.
+fn read_current(path: &Path) -> Option<u64> {
+    let cure = "none needed: the newest generation that is whole is taken, and a newer one is published";
+    match generation_of_current(&fs::read(path).ok()?) {
+        Ok(Some(generation)) => return Some(generation),
+        Ok(None) => rot::found(RotPlace::Current, path.display(), "it names no generation", cure),
+        Err(cause) => rot::found(RotPlace::Current, path.display(), cause, cure),
+    }
+    None
+}
+
 fn read(folder: &Path, generation: u64) -> Option<Contents> {
     let path: PathBuf = folder.join(generation_name(generation));
     let opened = Catalogue::open(&path).and_then(|catalogue| {
@@ -122,15 +136,22 @@ fn read(folder: &Path, generation: u64) -> Option<Contents> {
     match opened {
         Ok(contents) if contents.generation == generation => Some(contents),
         Ok(_) => {
-            tracing::error!("{} is another generation than its name says", path.display());
+            rot::found(RotPlace::Catalogue, path.display(), "its name is of another generation", CURE);
+            None
+        }
+        Err(CatalogueError::Unreadable(cause)) => {
+            tracing::error!("{}: {cause}", path.display());
             None
         }
         Err(cause) => {
-            tracing::error!("{}: {cause}", path.display());
+            rot::found(RotPlace::Catalogue, path.display(), cause, CURE);
             None
         }
     }
 }
+
+const CURE: &str = "none needed: the generation before is used, the files on the volumes are found by their footers, \
+                    and a newer generation is published";
 
 #[cfg(test)]
 mod tests {

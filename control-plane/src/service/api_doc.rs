@@ -220,6 +220,9 @@ pub struct Report {
     pub holds: Holdings,
     pub volumes: Vec<VolumeReport>,
     pub server: Option<ServerFigures>,
+    /// How often the agent found rot, by place.
+    #[serde(default)]
+    pub rot: BTreeMap<String, u64>,
 }
 
 /// `content::report::Health`

@@ -56,6 +56,8 @@ impl Core {
             holds: self.holdings(),
             volumes: self.volume_reports(),
             server: status.map(|status| status.figures.clone()),
+            // The shell adds what it found.
+            rot: BTreeMap::new(),
         }
     }
 
