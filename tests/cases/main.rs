@@ -10,4 +10,5 @@ mod hostile_requests;
 mod interruptions;
 mod playback;
 mod requests;
+mod rot;
 mod tokens;
