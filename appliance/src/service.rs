@@ -20,7 +20,7 @@ use crate::disk::READS_MAX;
 use crate::holdings::{Holdings, VolumeIndex};
 use crate::metrics::{Gauges, Metrics, Totals, VolumeTotals};
 use crate::volume_watch::{self, Read};
-use crate::{generations, keys};
+use crate::{generations, keys, rot};
 
 /// So often a publication starts over because `current` moved on while a generation was loaded.
 const LOADS_MAX: usize = 3;
@@ -350,6 +350,7 @@ impl Service {
             token_keys: count(self.holdings.keys().len()),
             withdrawn: count(self.holdings.withdrawn().len()),
             volumes: self.indexed_volumes().map(usable).collect(),
+            rot: rot::counts(),
         })
     }
 }
@@ -399,7 +400,9 @@ mod tests {
     use std::path::Path;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use content::catalogue::{CATALOGUE_FOLDER, CURRENT_NAME, Contents, FileRecord, build, generation_name};
+    use content::catalogue::{
+        CATALOGUE_FOLDER, CURRENT_NAME, Contents, FileRecord, build, current_bytes, generation_name,
+    };
     use content::volume::VolumeId;
 
     use super::*;
@@ -504,7 +507,7 @@ mod tests {
         let folder = state.join(CATALOGUE_FOLDER);
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join(generation_name(generation)), build::to_bytes(contents).unwrap()).unwrap();
-        std::fs::write(folder.join(CURRENT_NAME), generation_name(generation) + "\n").unwrap();
+        std::fs::write(folder.join(CURRENT_NAME), current_bytes(generation)).unwrap();
     }
 
     #[test]

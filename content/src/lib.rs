@@ -14,6 +14,8 @@ pub mod manifest;
 pub mod origin;
 pub mod play;
 pub mod report;
+pub mod rot;
+pub mod seal;
 pub mod title;
 pub mod token;
 pub mod tree;

@@ -1,5 +1,7 @@
 //! What an appliance says about itself, every two seconds, through its fill agent (DESIGN §5), and what it is told.
 
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
@@ -65,6 +67,9 @@ pub struct Report {
     pub clock: Option<Timestamp>,
     /// None while the server does not answer on its socket.
     pub server: Option<ServerFigures>,
+    /// How often the agent found rot since its start, by place (`rot::RotPlace`); the server tells its own in its metrics.
+    #[serde(default)]
+    pub rot: BTreeMap<String, u64>,
 }
 
 /// A box whose clock is further than this from the control plane's is not offered: tokens bear twice as much

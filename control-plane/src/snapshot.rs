@@ -340,6 +340,7 @@ pub(crate) mod tests {
                 reasons: Vec::new(),
                 clock: self.age_s.map(|age_s| noon() - age_s.seconds() + self.clock_off_s.seconds()),
                 server: (!self.server_down).then(ServerFigures::default),
+                rot: [("file".to_owned(), 1)].into(),
             }
         }
     }

@@ -25,6 +25,7 @@ use crate::download::{Counters, Job, Workshop};
 use crate::generations;
 use crate::http::{Http, Patience};
 use crate::incoming;
+use crate::rot;
 use crate::savings::Savings;
 use crate::server_link::ServerLink;
 use crate::sources::Hosts;
@@ -201,6 +202,7 @@ impl Shell {
             Action::Register => self.register(),
             Action::TakeNumbers { least } => self.take_numbers(least),
             Action::Report(mut report) => {
+                report.rot = rot::counts();
                 let control = self.control.clone();
                 report.clock = Some(self.shop.clock.own());
                 self.spawn(async move { Event::Reported(control.report(&report).await) });

@@ -19,6 +19,7 @@ use content::checksum::PIECE_BYTES;
 use content::control_socket::FileName;
 use content::fill::FillSource;
 use content::id::ObjectId;
+use content::rot::RotPlace;
 use content::tree::{Tree, tree_bytes};
 use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
@@ -31,6 +32,7 @@ use crate::aligned::PieceBuffer;
 use crate::clock::Clock;
 use crate::http::{Http, HttpError, Transfer};
 use crate::incoming::{self, DiskFault, IncomingFile};
+use crate::rot;
 use crate::sources::{Attempt, Fault, Hosts, Next};
 use crate::volumes::file_path;
 
@@ -133,7 +135,12 @@ impl Workshop {
 
 async fn adopt(job: &Job) -> Result<(), Stop> {
     let (path, object, bytes) = (file_path(&job.volume, job.at.file), job.object, job.bytes);
-    on_disk(CHECK_WAIT, move || incoming::check_complete(&path, object, bytes)).await
+    let checked = on_disk(CHECK_WAIT, move || incoming::check_complete(&path, object, bytes)).await;
+    if let Err(Stop::Disk(DiskFault::Damaged(what))) = &checked {
+        let file = file_path(&job.volume, job.at.file);
+        rot::found(RotPlace::File, file.display(), what, "none needed: the object is pulled again");
+    }
+    checked
 }
 
 /// Runs file operations off the loop's threads; a disk that hangs holds one thread and this job, and no more.
@@ -324,12 +331,19 @@ impl Pull<'_> {
 
     fn note(&mut self, index: usize, fault: &Fault) {
         let url = self.attempt.source(index).map_or("", |source| source.url.as_str());
-        tracing::warn!(object = %self.job.object, url, "the source failed: {fault}");
+        match fault {
+            Fault::BadPiece(_) => rot::found(RotPlace::SourcePiece, url, fault, CURE),
+            Fault::BadTree(_) => rot::found(RotPlace::SourceTree, url, fault, CURE),
+            _ => tracing::warn!(object = %self.job.object, url, "the source failed: {fault}"),
+        }
         self.shop.counters.faults.fetch_add(1, Ordering::Relaxed);
         let now = self.shop.clock.now();
         self.attempt.failed(index, fault, &mut lock(&self.shop.hosts), now);
     }
 }
+
+const CURE: &str = "none needed here: another source is tried. If this is the origin, its copy is rotten: move the \
+                    file away there and publish the title again";
 
 /// A panic elsewhere leaves the penalties as they were; they are hints.
 fn lock(hosts: &Mutex<Hosts>) -> std::sync::MutexGuard<'_, Hosts> {

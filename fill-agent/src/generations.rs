@@ -7,10 +7,13 @@ use std::path::{Path, PathBuf};
 
 use content::catalogue::file::Catalogue;
 use content::catalogue::{
-    CATALOGUE_FOLDER, CURRENT_NAME, Contents, FileRecord, build, generation_name, generation_of_name,
+    CATALOGUE_FOLDER, CURRENT_NAME, CatalogueError, Contents, FileRecord, build, current_bytes,
+    generation_name, generation_of_current, generation_of_name,
 };
 use content::control_socket::FileName;
+use content::rot::RotPlace;
 
+use crate::rot;
 use crate::volumes::{make_folder, sync_folder, write_staged, write_whole};
 
 /// What the state folder says at start.
@@ -32,8 +35,7 @@ pub fn load(state: &Path) -> io::Result<Loaded> {
     let folder = state.join(CATALOGUE_FOLDER);
     let mut generations = list(&folder)?;
     generations.sort_unstable_by(|a, b| b.cmp(a));
-    let current = fs::read_to_string(folder.join(CURRENT_NAME)).ok();
-    let current = current.as_deref().and_then(generation_of_name);
+    let current = read_current(&folder.join(CURRENT_NAME));
     let candidates = generations.iter().filter(|generation| current.is_none_or(|now| **generation <= now));
     let chosen = candidates.copied().find_map(|generation| read(&folder, generation));
     let chosen = chosen.map(|catalogue| catalogue.contents());
@@ -84,7 +86,7 @@ pub fn publish(state: &Path, mut contents: Contents) -> Result<(), String> {
     make_folder(&folder).map_err(|cause| at_fault(&cause))?;
     let built = write_staged(&folder, &name, |file| build::write(&mut contents, file));
     built.map_err(|cause| at_fault(&cause))?;
-    let named = write_whole(&folder, CURRENT_NAME, format!("{name}\n").as_bytes());
+    let named = write_whole(&folder, CURRENT_NAME, &current_bytes(contents.generation));
     named.map_err(|cause| at_fault(&cause))
 }
 
@@ -112,6 +114,17 @@ fn list(folder: &Path) -> io::Result<Vec<u64>> {
     names.filter_map(io::Result::transpose).collect()
 }
 
+/// None: there is none, or it cannot be believed; then the newest generation that is whole is as good.
+fn read_current(path: &Path) -> Option<u64> {
+    let cure = "none needed: the newest generation that is whole is taken, and a newer one is published";
+    match generation_of_current(&fs::read(path).ok()?) {
+        Ok(Some(generation)) => return Some(generation),
+        Ok(None) => rot::found(RotPlace::Current, path.display(), "it names no generation", cure),
+        Err(cause) => rot::found(RotPlace::Current, path.display(), cause, cure),
+    }
+    None
+}
+
 /// Verified, and still on the disk: only what is asked of it comes into memory.
 fn read(folder: &Path, generation: u64) -> Option<Catalogue> {
     let path: PathBuf = folder.join(generation_name(generation));
@@ -122,11 +135,15 @@ fn read(folder: &Path, generation: u64) -> Option<Catalogue> {
     match opened {
         Ok(catalogue) if catalogue.generation() == generation => Some(catalogue),
         Ok(_) => {
-            tracing::error!("{} is another generation than its name says", path.display());
+            rot::found(RotPlace::Catalogue, path.display(), "its name is of another generation", CURE);
+            None
+        }
+        Err(CatalogueError::Unreadable(cause)) => {
+            tracing::error!("{}: {cause}", path.display());
             None
         }
         Err(cause) => {
-            tracing::error!("{}: {cause}", path.display());
+            rot::found(RotPlace::Catalogue, path.display(), cause, CURE);
             None
         }
     }
@@ -136,6 +153,9 @@ fn files_of(catalogue: &Catalogue) -> Vec<FileName> {
     let name = |file: FileRecord| Some(FileName { uuid: catalogue.volume(file.volume)?, file: file.number });
     catalogue.files().filter_map(name).collect()
 }
+
+const CURE: &str = "none needed: the generation before is used, the files on the volumes are found by their footers, \
+                    and a newer generation is published";
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,7 @@
 //! A download on its volume: allocated, written piece by piece, ended with its footer, moved to `files/`. Impure.
 //!
 //! ```text
-//! incoming/<number>.json   the resume record: which object this is, of how many bytes
+//! incoming/<number>.json   the resume record: which object this is, of how many bytes; sealed (`content::seal`)
 //! incoming/<number>.obao   its verification tree
 //! incoming/<number>.part   the file itself, allocated in full
 //! ```
@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 
 use content::checksum::PIECE_BYTES;
 use content::id::ObjectId;
+use content::rot::RotPlace;
+use content::seal::{from_sealed, to_sealed};
 use content::tree::Tree;
 use content::volume::{
     Checksums, FILES_FOLDER, FileKind, Footer, INCOMING_FOLDER, VolumeId, file_bytes, file_name, file_number,
@@ -27,6 +29,7 @@ use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, PosixFadviseAdvice, fallocate,
 use serde::{Deserialize, Serialize};
 
 use crate::aligned::PieceBuffer;
+use crate::rot;
 use crate::volumes::{file_path, sync_folder, write_whole};
 
 /// Data are made to last this often, so that a power cut costs no more.
@@ -87,8 +90,16 @@ pub struct IncomingFile {
 
 /// The tree that an earlier attempt left, if it is whole.
 pub fn stored_tree(volume: &Path, number: u64, object: ObjectId) -> Option<Tree> {
-    let bytes = fs::read(incoming_path(volume, number, "obao")).ok()?;
-    Tree::parse(object, &bytes).ok()
+    let path = incoming_path(volume, number, "obao");
+    match Tree::parse(object, &fs::read(&path).ok()?) {
+        Ok(tree) => Some(tree),
+        Err(cause) => {
+            let cure =
+                "none needed: a source gives the tree again, and the pieces that came are checked against it";
+            rot::found(RotPlace::ResumeTree, path.display(), cause, cure);
+            None
+        }
+    }
 }
 
 /// A file that is allocated, and perhaps holds what an earlier attempt wrote.
@@ -119,9 +130,8 @@ pub fn begin(
     let folder = volume.join(INCOMING_FOLDER);
     if let Some(encoded) = encoded {
         let record = Record { object, bytes: tree.object_bytes() };
-        let record = serde_json::to_vec(&record).expect("a record has only string keys");
         write_whole(&folder, &format!("{}.obao", file_name(number)), encoded)?;
-        write_whole(&folder, &format!("{}.json", file_name(number)), &record)?;
+        write_whole(&folder, &format!("{}.json", file_name(number)), &to_sealed(&record))?;
     }
     let path = incoming_path(volume, number, "part");
     let fresh = !path.exists();
@@ -270,7 +280,8 @@ pub fn discard(volume: &Path, number: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// The downloads that can go on. Removes what belongs to none: no valid record, no valid tree, a temporary file.
+/// The downloads that can go on. Removes what belongs to none: no valid record, a temporary file; and a rotten tree,
+/// which a source gives again.
 pub fn leftovers(volume: &Path) -> io::Result<Vec<Partial>> {
     let folder = volume.join(INCOMING_FOLDER);
     let mut partials = Vec::new();
@@ -305,15 +316,22 @@ fn remove_leftover(path: &Path) -> io::Result<()> {
 }
 
 fn valid_partial(volume: &Path, number: u64) -> Option<Partial> {
-    let record = fs::read(incoming_path(volume, number, "json")).ok()?;
-    let record: Record = serde_json::from_slice(&record).ok()?;
-    let tree = stored_tree(volume, number, record.object)?;
-    let begun = incoming_path(volume, number, "part").exists();
-    (begun && tree.object_bytes() == record.bytes).then_some(Partial {
-        number,
-        object: record.object,
-        bytes: record.bytes,
-    })
+    let path = incoming_path(volume, number, "json");
+    let record: Record = match from_sealed(&fs::read(&path).ok()?) {
+        Ok(record) => record,
+        Err(cause) => {
+            let cure = "none needed: what came of this download is removed, and it starts over";
+            rot::found(RotPlace::ResumeRecord, path.display(), cause, cure);
+            return None;
+        }
+    };
+    let fits =
+        stored_tree(volume, number, record.object).is_some_and(|tree| tree.object_bytes() == record.bytes);
+    if !fits && let Err(cause) = fs::remove_file(incoming_path(volume, number, "obao")) {
+        tracing::debug!(number, "no tree to remove: {cause}");
+    }
+    let Record { object, bytes } = record;
+    incoming_path(volume, number, "part").exists().then_some(Partial { number, object, bytes })
 }
 
 fn incoming_path(volume: &Path, number: u64, extension: &str) -> PathBuf {
@@ -455,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn leftovers_without_a_valid_record_and_tree_are_removed() {
+    fn leftovers_without_a_valid_record_are_removed_and_a_rotten_tree_costs_only_itself() {
         let (volume, (data, id, encoded)) = (volume(), object(600_000));
         let tree = Tree::parse(id, &encoded).unwrap();
         for number in [1, 2, 3] {
@@ -466,8 +484,30 @@ mod tests {
         fs::write(incoming_path(volume.path(), 2, "json"), b"{").unwrap();
         fs::write(incoming_path(volume.path(), 3, "obao"), b"rubbish").unwrap();
         fs::write(folder.join("0000000000000004.json.tmp"), b"x").unwrap();
-        let found = leftovers(volume.path()).unwrap();
-        assert_eq!(found, [Partial { number: 1, object: id, bytes: 600_000 }]);
-        assert_eq!(fs::read_dir(folder).unwrap().count(), 3);
+        let mut found = leftovers(volume.path()).unwrap();
+        found.sort_by_key(|partial| partial.number);
+        assert_eq!(found, [1, 3].map(|number| Partial { number, object: id, bytes: 600_000 }));
+        assert_eq!(fs::read_dir(folder).unwrap().count(), 5);
+        assert_eq!(open(volume.path(), 3, id, tree, Some(&encoded)).unwrap().verified(), 1, "it goes on");
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_resume_record_is_found_and_nothing_goes_on_from_it() {
+        let (volume, (data, id, encoded)) = (volume(), object(600_000));
+        let tree = Tree::parse(id, &encoded).unwrap();
+        let record = incoming_path(volume.path(), 1, "json");
+        let count = || rot::counts()[RotPlace::ResumeRecord.label()];
+        let bits = 8 * to_sealed(&Record { object: id, bytes: 600_000 }).len();
+        for bit in (0..bits).step_by(7) {
+            let mut file = open(volume.path(), 1, id, tree.clone(), Some(&encoded)).unwrap();
+            assert!(file.verified() > 0 || push(&mut file, &data[..262_144]));
+            let mut bytes = fs::read(&record).unwrap();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&record, bytes).unwrap();
+            let before = count();
+            assert_eq!(leftovers(volume.path()).unwrap(), [], "bit {bit}");
+            assert!(count() > before);
+            assert_eq!(fs::read_dir(volume.path().join(INCOMING_FOLDER)).unwrap().count(), 0);
+        }
     }
 }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use content::control_socket::FileName;
 use content::id::ObjectId;
 use content::lock_holder;
+use content::rot::RotPlace;
 use content::volume::{
     FILES_FOLDER, INCOMING_FOLDER, MARKER_NAME, Marker, TRAILER_BYTES, Trailer, VolumeId, file_bytes,
     file_name, file_number,
@@ -20,6 +21,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use serde::{Deserialize, Serialize};
 
 use crate::incoming::{self, Partial};
+use crate::rot;
 use crate::state_folder::hold_alone;
 
 /// A volume that answered.
@@ -78,6 +80,7 @@ pub fn open(path: &Path, remembered: Option<&Remembered>, must_be: bool) -> Resu
             }
             create(path).map_err(|cause| failed(path, "cannot be made a volume", &cause))?;
         }
+        Err(VolumeFault::Failed(_)) if remembered.is_some_and(|old| mend_marker(path, old.uuid)) => {}
         Err(other) => return Err(other),
         Ok(_) => {}
     }
@@ -123,9 +126,31 @@ pub fn probe(path: &Path) -> Result<Probed, VolumeFault> {
         }
         Err(cause) => return Err(failed(path, "its marker cannot be read", &cause)),
     };
-    let marker =
-        Marker::parse(&bytes).map_err(|cause| VolumeFault::Failed(format!("{}: {cause}", path.display())))?;
+    let damaged = |cause| {
+        let path = path.display();
+        VolumeFault::Failed(format!(
+            "{path}: {cause}; if nothing else helps, empty the folder: it is filled again"
+        ))
+    };
+    let marker = Marker::parse(&bytes).map_err(damaged)?;
     space_of(path, marker.uuid).map_err(|cause| failed(path, "its free space cannot be read", &cause))
+}
+
+/// Writes a marker again that is, but for a few bits, that of the volume that was here before.
+fn mend_marker(path: &Path, uuid: VolumeId) -> bool {
+    let (file, marker) = (path.join(MARKER_NAME), Marker::new(uuid));
+    if !fs::read(&file).is_ok_and(|bytes| marker.is_rotten_in(&bytes)) {
+        return false;
+    }
+    let what = format!("its bits are those of volume {uuid}, but for a few");
+    rot::found(RotPlace::Marker, file.display(), what, "none needed: it is written again");
+    match write_whole(path, MARKER_NAME, &marker.to_bytes()) {
+        Ok(()) => true,
+        Err(cause) => {
+            tracing::error!("{}: not written again: {cause}", file.display());
+            false
+        }
+    }
 }
 
 fn space_of(path: &Path, uuid: VolumeId) -> io::Result<Probed> {
@@ -284,6 +309,25 @@ mod tests {
         assert_eq!(first.uuid, second.uuid);
         assert!(folder.path().join(FILES_FOLDER).is_dir());
         assert!(first.bytes_total >= first.bytes_free);
+    }
+
+    #[test]
+    fn a_rotten_marker_is_mended_only_for_the_volume_that_was_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let uuid = open(folder.path(), None).unwrap().uuid;
+        let file = folder.path().join(MARKER_NAME);
+        let whole = fs::read(&file).unwrap();
+        for bit in (0..whole.len() * 8).step_by(5) {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&file, bytes).unwrap();
+            assert!(matches!(open(folder.path(), None), Err(VolumeFault::Failed(_))), "bit {bit}");
+            let other = Remembered { uuid: VolumeId([9; 16]), mounted: false };
+            assert!(matches!(open(folder.path(), Some(&other)), Err(VolumeFault::Failed(_))), "bit {bit}");
+            let known = Remembered { uuid, mounted: false };
+            assert_eq!(open(folder.path(), Some(&known)).unwrap().uuid, uuid, "bit {bit}");
+            assert_eq!(fs::read(&file).unwrap(), whole);
+        }
     }
 
     #[test]

@@ -6,7 +6,6 @@ mod lab;
 
 use std::fs;
 
-use content::catalogue::{CATALOGUE_FOLDER, CURRENT_NAME};
 use content::control_socket::{FileName, PublicKey};
 use content::report::{Health, Report, VolumeState};
 use lab::{Lab, Object, PIECE, number_of};
@@ -226,17 +225,12 @@ fn a_damaged_catalogue_gives_way_to_the_one_before_and_nothing_is_pulled_again()
     lab.ask_for(&[("film", &film), ("film", &small)]);
     lab.expect_exactly(&[&film, &small]);
     agent.kill();
-    let folder = lab.path("state").join(CATALOGUE_FOLDER);
-    let current = folder.join(fs::read_to_string(folder.join(CURRENT_NAME)).unwrap().trim());
+    let current = lab.current();
     let mut bytes = fs::read(&current).unwrap();
     bytes[4096] ^= 1;
     fs::write(&current, bytes).unwrap();
     let _agent = lab.start();
-    lab.wait("a newer generation is current", |_| {
-        !fs::read_to_string(folder.join(CURRENT_NAME))
-            .unwrap()
-            .contains(current.file_name().unwrap().to_str().unwrap())
-    });
+    lab.wait("a newer generation is current", |_| lab.current() > current);
     lab.expect_exactly(&[&film, &small]);
     let world = lab.world();
     assert_eq!(world.sent[&film.id], film.data.len());

@@ -48,7 +48,7 @@ pub enum Error {
     )]
     TitleChanged { title: String },
     #[error(
-        "titles/{title}/title.json in the origin cannot be understood: {detail}; move it away, then publish again"
+        "titles/{title}/title.json in the origin cannot be understood: {detail}; publish again with --terms, because those in it cannot be believed, or move it away first"
     )]
     TitleUnreadable { title: String, detail: String },
 

@@ -14,5 +14,6 @@ mod interruptions;
 mod origins;
 mod playback;
 mod requests;
+mod rot;
 mod tokens;
 mod two_of_a_kind;

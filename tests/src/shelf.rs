@@ -127,7 +127,7 @@ impl Shelf {
         let folder = self.folder.path().join("state").join(CATALOGUE_FOLDER);
         fs::create_dir_all(&folder)?;
         fs::write(folder.join(generation_name(1)), catalogue::build::to_bytes(contents)?)?;
-        fs::write(folder.join(CURRENT_NAME), format!("{}\n", generation_name(1)))?;
+        fs::write(folder.join(CURRENT_NAME), catalogue::current_bytes(1))?;
         Ok(())
     }
 

@@ -53,7 +53,8 @@ fn a_mapped_file_reads_like_its_bytes() {
     let catalogue = Catalogue::open(&path).unwrap();
     catalogue.verify().unwrap();
     assert_eq!((catalogue.generation(), catalogue.entry_count()), (9, 100));
-    assert_eq!(generation_of_name("0000000000000009\n"), Some(9));
+    assert_eq!(generation_of_name("0000000000000009"), Some(9));
+    assert_eq!(generation_of_current(&current_bytes(9)).unwrap(), Some(9));
 }
 
 #[test]

@@ -228,6 +228,9 @@ pub struct Report {
     #[serde(default)]
     pub clock: Option<String>,
     pub server: Option<ServerFigures>,
+    /// How often the agent found rot, by place.
+    #[serde(default)]
+    pub rot: BTreeMap<String, u64>,
 }
 
 /// `content::report::Health`

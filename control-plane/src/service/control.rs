@@ -35,6 +35,8 @@ pub struct Control {
     pub(super) public_keys: Vec<PublicKey>,
     /// Changes with `public_keys`.
     pub(super) keys_version: String,
+    /// Held while a verification tree of the origin is made again: one at a time.
+    pub(super) mending: Arc<tokio::sync::Mutex<()>>,
     /// Wakes the planner before its time.
     pub(super) replan: Notify,
     /// Changes when the planner has ended a turn.
@@ -92,6 +94,7 @@ impl Control {
             operator_key: config.operator_key.clone(),
             keys_version: version_of(&public),
             public_keys: public,
+            mending: Arc::default(),
             replan: Notify::new(),
             turns: watch::Sender::new(()),
             jumps: JumpWatch::start(),
@@ -281,6 +284,9 @@ fn check_report(report: &Report) -> Result<(), Refusal> {
     }
     if report.holds.unlisted.len() > content::report::UNLISTED_MAX {
         return refuse("more unlisted objects than the format allows");
+    }
+    if report.rot.len() > 64 || report.rot.keys().any(|place| place.len() > 64) {
+        return refuse("rot must name at most 64 places of at most 64 bytes");
     }
     if report.boot.len() > 64 || report.limited_by.len() > 64 || report.volumes.len() > 1_000 {
         return refuse("boot and limited_by must be at most 64 bytes, and volumes at most 1000");

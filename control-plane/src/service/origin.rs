@@ -10,7 +10,9 @@ use std::sync::Arc;
 use content::id::{ClusterId, TitleId};
 use content::manifest::Manifest;
 use content::origin::{TITLES_FOLDER, current_manifest_path, manifest_path};
-use content::title::{StreamKind, Title};
+use content::rot::RotPlace;
+use content::seal::{from_sealed, to_sealed};
+use content::title::{StreamKind, Title, TitleError};
 use futures::TryStreamExt as _;
 use object_store::path::Path as StorePath;
 use object_store::{
@@ -18,6 +20,7 @@ use object_store::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::rot;
 use crate::placement;
 use crate::snapshot::{KnownManifest, KnownTitle, MANIFESTS_KEPT};
 
@@ -41,9 +44,14 @@ pub struct Trouble {
     pub reason: String,
 }
 
-/// What is known of the titles in the origin; a title is read again only when its file has changed.
+/// What is known of the titles in the origin; a title is read again when its file has changed, and one at each turn
+/// though it has not: rot changes no time of modification.
 #[derive(Default)]
-pub struct TitleCache(BTreeMap<TitleId, CachedTitle>);
+pub struct TitleCache {
+    titles: BTreeMap<TitleId, CachedTitle>,
+    /// The one that was read again last.
+    again: Option<TitleId>,
+}
 
 type Stamp = (Option<String>, u64, i64);
 
@@ -75,16 +83,16 @@ struct Current {
 
 impl TitleCache {
     pub fn titles(&self) -> BTreeMap<TitleId, Arc<KnownTitle>> {
-        let good = self.0.iter().filter_map(|(id, cached)| Some((id.clone(), cached.good.clone()?)));
+        let good = self.titles.iter().filter_map(|(id, cached)| Some((id.clone(), cached.good.clone()?)));
         good.collect()
     }
 
     pub fn unreadable(&self) -> impl Iterator<Item = &TitleId> {
-        self.0.iter().filter(|(_, cached)| cached.bad.is_some()).map(|(id, _)| id)
+        self.titles.iter().filter(|(_, cached)| cached.bad.is_some()).map(|(id, _)| id)
     }
 
     pub fn troubles(&self) -> Vec<Trouble> {
-        let bad = self.0.iter().filter_map(|(id, cached)| Some((id, cached.bad.clone()?)));
+        let bad = self.titles.iter().filter_map(|(id, cached)| Some((id, cached.bad.clone()?)));
         bad.map(|(id, reason)| Trouble { what: format!("title {id}"), reason }).collect()
     }
 }
@@ -104,20 +112,30 @@ impl Origin {
             self.store.list(Some(&StorePath::from(TITLES_FOLDER))).try_collect().await?;
         let named: Vec<_> =
             listed.into_iter().filter_map(|meta| Some((title_of(&meta.location)?, meta))).collect();
-        if named.is_empty() && !cache.0.is_empty() {
-            return Err(RefreshError::Vanished { known: cache.0.len() });
+        if named.is_empty() && !cache.titles.is_empty() {
+            return Err(RefreshError::Vanished { known: cache.titles.len() });
         }
+        let after = |id: &&TitleId| cache.again.as_ref().is_none_or(|again| *id > again);
+        let ids = || named.iter().map(|(id, _)| id);
+        cache.again = ids().filter(after).min().or(ids().min()).cloned();
         let mut next = BTreeMap::new();
         for (id, meta) in named {
             let stamp = (meta.e_tag.clone(), meta.size, meta.last_modified.timestamp_micros());
-            let previous = cache.0.remove(&id);
+            let previous = cache.titles.remove(&id);
+            let again = cache.again.as_ref() == Some(&id);
             let cached = match previous {
-                Some(previous) if previous.stamp.as_ref() == Some(&stamp) => previous,
+                Some(previous) if previous.stamp.as_ref() == Some(&stamp) => {
+                    if again {
+                        self.look_again(&id, &meta, previous).await
+                    } else {
+                        previous
+                    }
+                }
                 previous => self.read_title(&id, &meta, stamp, previous.and_then(|cached| cached.good)).await,
             };
             next.insert(id, cached);
         }
-        cache.0 = next;
+        cache.titles = next;
         Ok(())
     }
 
@@ -129,7 +147,7 @@ impl Origin {
         last_good: Option<Arc<KnownTitle>>,
     ) -> CachedTitle {
         let (stamp, parsed) = match self.title_bytes(meta).await {
-            Ok(bytes) => (Some(stamp), parse_title(id, &bytes)),
+            Ok(bytes) => (Some(stamp), parse_title(id, meta, &bytes)),
             Err(cause) => (None, Err(cause.to_string())),
         };
         match parsed {
@@ -142,6 +160,12 @@ impl Origin {
                 CachedTitle { stamp, good: last_good, bad: Some(reason) }
             }
         }
+    }
+
+    /// A title whose file says that it has not changed. What is known of it is served on, whatever is there now.
+    async fn look_again(&self, id: &TitleId, meta: &ObjectMeta, known: CachedTitle) -> CachedTitle {
+        let Ok(bytes) = self.title_bytes(meta).await else { return known };
+        CachedTitle { bad: parse_title(id, meta, &bytes).err(), ..known }
     }
 
     /// One byte more than is accepted is enough to refuse it.
@@ -172,7 +196,11 @@ impl Origin {
                 Ok(_) => {
                     tracing::warn!(%cluster, version, "manifest skipped: it names another cluster or version")
                 }
-                Err(cause) => tracing::warn!(%cluster, version, %cause, "manifest skipped"),
+                Err(cause) => {
+                    let cure =
+                        "none needed: the manifest is planned anew from the titles, under a later version";
+                    rot::found(RotPlace::OriginManifest, manifest_path(cluster, version), cause, cure);
+                }
             }
         }
         Ok(manifests)
@@ -203,13 +231,16 @@ impl Origin {
     /// `current` never goes back: it is replaced only if it is still what was read, and names an older version.
     pub async fn make_current(&self, manifest: &Manifest) -> Result<(), StoreError> {
         let path = StorePath::from(current_manifest_path(&manifest.cluster));
-        let bytes =
-            serde_json::to_vec(&Current { version: manifest.version }).expect("a number has a JSON form");
+        let bytes = to_sealed(&Current { version: manifest.version });
         let (found, mode) = match self.store.get(&path).await {
             Ok(found) => {
                 let meta = found.meta.clone();
-                let version = serde_json::from_slice::<Current>(&found.bytes().await?).ok();
-                (version, PutMode::Update(UpdateVersion { e_tag: meta.e_tag, version: meta.version }))
+                let version = from_sealed::<Current>(&found.bytes().await?);
+                if let Err(cause) = &version {
+                    let cure = "none needed: it is written again from the newest manifest that is whole";
+                    rot::found(RotPlace::OriginCurrent, &path, cause, cure);
+                }
+                (version.ok(), PutMode::Update(UpdateVersion { e_tag: meta.e_tag, version: meta.version }))
             }
             Err(StoreError::NotFound { .. }) => (None, PutMode::Create),
             Err(other) => return Err(other),
@@ -225,11 +256,17 @@ impl Origin {
     }
 }
 
-fn parse_title(folder: &TitleId, bytes: &[u8]) -> Result<Title, String> {
+fn parse_title(folder: &TitleId, meta: &ObjectMeta, bytes: &[u8]) -> Result<Title, String> {
     if u64::try_from(bytes.len()).is_ok_and(|size| size > TITLE_BYTES_MAX) {
         return Err(format!("title.json is larger than {TITLE_BYTES_MAX} bytes"));
     }
-    let title = Title::parse(bytes).map_err(|cause| cause.to_string())?;
+    let title = Title::parse(bytes).map_err(|cause| {
+        if let TitleError::Rotten(rotten) = &cause {
+            let cure = "publish the title again; until then what was read before is served on, and no box lets it go";
+            rot::found(RotPlace::Title, &meta.location, rotten, cure);
+        }
+        format!("{cause}; publish the title again")
+    })?;
     match defect(folder, &title) {
         Some(what) => Err(what),
         None => Ok(title),

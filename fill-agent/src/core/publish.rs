@@ -26,6 +26,8 @@ const TIDY_EVERY_MS: u64 = 1_000;
 pub(super) struct State {
     /// Objects were withdrawn or let go: publish at once.
     pub urgent: bool,
+    /// `current` does not name what we go on from: a generation must be written even if it says the same.
+    unnamed: bool,
     writing: Option<Contents>,
     write: Retry,
     tell: Retry,
@@ -49,6 +51,7 @@ impl State {
         Self {
             // A fallback is made current again by a generation of its own.
             urgent: !loaded.is_current && loaded.contents.generation != 0,
+            unnamed: !loaded.is_current && loaded.contents.generation != 0,
             writing: None,
             write: Retry::default(),
             tell: Retry::default(),
@@ -100,7 +103,8 @@ impl Core {
 
     fn begin_write(&mut self, now: Now, actions: &mut Vec<Action>) {
         // A fallback says the same as the generation before and must be written all the same.
-        let forced = self.publish.urgent && self.publish.current.generation < self.shelf.generation();
+        let behind = self.publish.current.generation < self.shelf.generation();
+        let forced = (self.publish.urgent && behind) || std::mem::take(&mut self.publish.unnamed);
         self.publish.urgent = false;
         let last = if forced { Contents::default() } else { self.publish.current.clone() };
         let Some(contents) = self.shelf.next_generation(&last) else { return };

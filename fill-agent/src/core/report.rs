@@ -59,6 +59,8 @@ impl Core {
             // Read when it is sent.
             clock: None,
             server: status.map(|status| status.figures.clone()),
+            // The shell adds what it found.
+            rot: BTreeMap::new(),
         }
     }
 

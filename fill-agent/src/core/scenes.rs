@@ -115,6 +115,21 @@ impl Scene {
     }
 }
 
+#[test]
+fn the_newest_generation_under_a_rotten_current_is_written_again_though_nothing_changed() {
+    let asked = manifest(1, &[(path("film", 1), MIB)]);
+    for is_current in [true, false] {
+        let mut scene = Scene::new(&[A], one_film_on(A), &asked);
+        scene.core.publish =
+            publish::State::new(Loaded { contents: one_film_on(A), is_current, others: vec![] });
+        scene.gather_after(10);
+        let mut actions = scene.scan_found_all(0);
+        actions.extend(scene.gather_after(2_000));
+        let written = actions.iter().any(|action| matches!(action, Action::Write(_)));
+        assert_eq!(written, !is_current);
+    }
+}
+
 fn keys_told(actions: &[Action]) -> bool {
     actions.iter().any(|action| matches!(action, Action::Tell(Tell::Keys, _)))
 }

@@ -15,7 +15,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use content::catalogue::file::Catalogue;
-use content::catalogue::{CATALOGUE_FOLDER, CURRENT_NAME};
+use content::catalogue::{CATALOGUE_FOLDER, CURRENT_NAME, generation_name, generation_of_current};
 use content::control_socket::{FileName, PublicKey};
 use content::id::{MediaPath, ObjectId};
 use content::manifest::{Manifest, ManifestEntry};
@@ -235,11 +235,16 @@ impl Lab {
         Impatient { stop: Some(stop), task, handle: self.runtime.handle().clone() }
     }
 
+    /// The file of the current generation.
+    pub fn current(&self) -> PathBuf {
+        let folder = self.path("state").join(CATALOGUE_FOLDER);
+        let current = fs::read(folder.join(CURRENT_NAME)).unwrap();
+        folder.join(generation_name(generation_of_current(&current).unwrap().unwrap()))
+    }
+
     /// What the current generation says: path of the file and size, by the entry's object; checked in full.
     pub fn catalogue(&self) -> Vec<(ObjectId, u64, PathBuf)> {
-        let folder = self.path("state").join(CATALOGUE_FOLDER);
-        let current = fs::read_to_string(folder.join(CURRENT_NAME)).unwrap();
-        let catalogue = Catalogue::open(&folder.join(current.trim())).unwrap();
+        let catalogue = Catalogue::open(&self.current()).unwrap();
         catalogue.verify().unwrap();
         let volumes = self.volumes_by_uuid();
         let contents = catalogue.contents();
