@@ -433,8 +433,12 @@ mod tests {
         metrics.workers[0].connection_ended(Ending::IdleTooLong);
         metrics.volumes[0].read_done(2_000_000, 900);
         metrics.volumes[0].read_failed();
-        let gauges =
-            Gauges { generation: 7, volumes: vec![("/srv/v1".to_owned(), true)], ..Gauges::default() };
+        let gauges = Gauges {
+            generation: 7,
+            volumes: vec![("/srv/v1".to_owned(), true)],
+            rot: crate::rot::counts(),
+            ..Gauges::default()
+        };
         let text = metrics.exposition(&gauges);
         for line in [
             "oca_connections 1",
@@ -452,6 +456,7 @@ mod tests {
             "oca_volume_read_seconds_count{volume=\"/srv/v1\"} 1",
             "oca_volume_read_seconds_bucket{volume=\"/srv/v1\",le=\"0.000512\"} 0",
             "oca_volume_read_seconds_bucket{volume=\"/srv/v1\",le=\"0.001024\"} 1",
+            "oca_rot_found_total{place=\"marker\"} 0",
             "oca_catalogue_generation 7",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");

@@ -88,6 +88,9 @@ pub struct IncomingFile {
     unsynced: u64,
 }
 
+const TREE_CURE: &str =
+    "none needed: a source gives the tree again, and the pieces that came are checked against it";
+
 /// The tree that an earlier attempt left, if it is whole.
 pub fn stored_tree(volume: &Path, number: u64, object: ObjectId) -> Option<Tree> {
     let path = incoming_path(volume, number, "obao");
@@ -325,8 +328,14 @@ fn valid_partial(volume: &Path, number: u64) -> Option<Partial> {
             return None;
         }
     };
-    let fits =
-        stored_tree(volume, number, record.object).is_some_and(|tree| tree.object_bytes() == record.bytes);
+    let tree = stored_tree(volume, number, record.object);
+    let fits = tree.as_ref().is_some_and(|tree| tree.object_bytes() == record.bytes);
+    if let Some(tree) = tree.filter(|_| !fits) {
+        // Its length stands beside the hashes, not under them.
+        let what = format!("it is of {} bytes, not {}", tree.object_bytes(), record.bytes);
+        let path = incoming_path(volume, number, "obao");
+        rot::found(RotPlace::ResumeTree, path.display(), what, TREE_CURE);
+    }
     if !fits && let Err(cause) = fs::remove_file(incoming_path(volume, number, "obao")) {
         tracing::debug!(number, "no tree to remove: {cause}");
     }

@@ -319,7 +319,10 @@ mod tests {
                 assert_eq!(lasting.signing_keys().unwrap().public, keys, "bit {bit} of {name}");
                 assert!(fs::read(&path).unwrap() == good, "bit {bit} of {name} is not mended");
             }
+        }
+        for name in [KEYS_FILE, APPLIANCES_FILE] {
             for name in [name.to_owned(), copy_of(name)] {
+                let good = fs::read(folder.path().join(&name)).unwrap();
                 fs::write(folder.path().join(name), [&good[..good.len() - 9], b"x"].concat()).unwrap();
             }
         }
