@@ -49,7 +49,7 @@ const fn page(path: &'static str, handler: fn() -> MethodRouter<Arc<Control>>) -
 }
 
 /// `get` answers HEAD as well.
-pub const fn routes() -> [Route; 18] {
+pub const fn routes() -> [Route; 19] {
     [
         api("post", "/v1/plays", SMALL_BODY, || post(plays::play)),
         api("get", "/v1/plays/multivariant.m3u8", 0, || get(plays::multivariant)),
