@@ -6,6 +6,7 @@
 )]
 
 mod configuration;
+mod generations;
 mod hostile_requests;
 mod interruptions;
 mod playback;

@@ -1,8 +1,10 @@
 //! Fixtures for what crosses parts: real binaries, real sockets, real media.
 //!
 //! [`shelf`] is one server with hand-made files, for everything about requests. [`world`] is a published title and a
-//! whole fleet, for everything that needs more than one program. [`wire`] is HTTP on a bare socket.
+//! whole fleet, for everything that needs more than one program. [`wire`] is HTTP on a bare socket. [`filler`] makes catalogues large, [`pulse`] feels a pause.
 
+pub mod filler;
+pub mod pulse;
 pub mod shelf;
 pub mod wire;
 pub mod world;

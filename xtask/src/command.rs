@@ -1,4 +1,4 @@
-//! The command line: `cargo xtask demo | test | ci`.
+//! The command line: `cargo xtask demo | test | ci | bench`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use lexopt::prelude::*;
 
 use crate::stop::{Interrupted, Stop};
-use crate::{ci, demo, suite};
+use crate::{bench, ci, demo, suite};
 
 const HELP: &str = "\
 cargo xtask demo [--yes] [--source FILE]... [--check] [--keep] [--port N] [--data DIR]
@@ -26,6 +26,9 @@ cargo xtask test [--yes]
 
 cargo xtask ci [--yes]
     Format, lints, licences, links, the player's bundle, the test suite, the demo's check; each with its time.
+
+cargo xtask bench catalogue
+    Measures on this machine, in a release build, and writes bench/results/catalogue.json.
 ";
 
 #[derive(Debug, PartialEq)]
@@ -34,6 +37,7 @@ enum Task {
     Demo(demo::Options),
     Test { yes: bool },
     Ci { yes: bool },
+    Bench { name: String },
 }
 
 /// Exit codes: 0 done, 1 failed, 2 a wrong command line, 130 stopped by a signal half-way.
@@ -65,6 +69,7 @@ fn run(task: Task) -> Result<()> {
         Task::Demo(options) => demo::run(&stop, &options)?,
         Task::Test { yes } => suite::run(&stop, yes)?,
         Task::Ci { yes } => ci::run(&stop, yes)?,
+        Task::Bench { name } => bench::run(&stop, &name)?,
     }
     Ok(())
 }
@@ -83,6 +88,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Task> {
     match name.as_str() {
         "demo" => parse_demo(parser).map(Task::Demo),
         "test" => Ok(Task::Test { yes: parse_yes(parser)? }),
+        "bench" => Ok(Task::Bench { name: parser.value()?.string()? }),
         "ci" => Ok(Task::Ci { yes: parse_yes(parser)? }),
         other => bail!("there is no task {other:?}"),
     }
