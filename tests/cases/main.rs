@@ -9,6 +9,7 @@ mod clocks;
 mod configuration;
 mod dash;
 mod disks;
+mod generations;
 mod hostile_requests;
 mod interruptions;
 mod origins;

@@ -2,9 +2,11 @@
 //!
 //! [`shelf`] is one server with hand-made files, for everything about requests. [`world`] is a published title and a
 //! whole fleet, for everything that needs more than one program. [`site`] is one box whose disks ([`disk`]) and clocks a
-//! test may break. [`wire`] is HTTP on a bare socket.
+//! test may break. [`wire`] is HTTP on a bare socket. [`filler`] makes catalogues large, [`pulse`] feels a pause.
 
 pub mod disk;
+pub mod filler;
+pub mod pulse;
 pub mod shelf;
 pub mod site;
 pub mod wire;

@@ -1,4 +1,4 @@
-//! The command line: `cargo xtask demo | test | fuzz | simulate | ci`.
+//! The command line: `cargo xtask demo | test | fuzz | simulate | bench | ci`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use lexopt::prelude::*;
 
 use crate::stop::{Interrupted, Stop};
-use crate::{ci, demo, fuzz, simulate, suite};
+use crate::{bench, ci, demo, fuzz, simulate, suite};
 
 const HELP: &str = "\
 cargo xtask demo [--yes] [--source FILE]... [--check] [--keep] [--port N] [--data DIR]
@@ -35,6 +35,9 @@ cargo xtask simulate [--seeds N] [--from S] [--seed S]
 cargo xtask ci [--yes]
     Format, lints, licences, links, the player's bundle, the test suite, a minute of each fuzz target, the demo's check;
     each with its time.
+
+cargo xtask bench catalogue
+    Measures on this machine, in a release build, and writes bench/results/catalogue.json.
 ";
 
 #[derive(Debug, PartialEq)]
@@ -45,6 +48,7 @@ enum Task {
     Fuzz(fuzz::Options),
     Simulate(simulate::Options),
     Ci { yes: bool },
+    Bench { name: String },
 }
 
 /// Exit codes: 0 done, 1 failed, 2 a wrong command line, 130 stopped by a signal half-way.
@@ -78,6 +82,7 @@ fn run(task: Task) -> Result<()> {
         Task::Fuzz(options) => fuzz::run(&stop, &options)?,
         Task::Simulate(options) => simulate::run(&stop, options)?,
         Task::Ci { yes } => ci::run(&stop, yes)?,
+        Task::Bench { name } => bench::run(&stop, &name)?,
     }
     Ok(())
 }
@@ -98,6 +103,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Task> {
         "test" => Ok(Task::Test { yes: parse_yes(parser)? }),
         "fuzz" => parse_fuzz(parser).map(Task::Fuzz),
         "simulate" => parse_simulate(parser).map(Task::Simulate),
+        "bench" => Ok(Task::Bench { name: parser.value()?.string()? }),
         "ci" => Ok(Task::Ci { yes: parse_yes(parser)? }),
         other => bail!("there is no task {other:?}"),
     }
