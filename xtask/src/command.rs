@@ -1,4 +1,4 @@
-//! The command line: `cargo xtask demo | test | ci`.
+//! The command line: `cargo xtask demo | boot | test | ci`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use lexopt::prelude::*;
 
 use crate::stop::{Interrupted, Stop};
-use crate::{ci, demo, suite};
+use crate::{boot, ci, demo, suite};
 
 const HELP: &str = "\
 cargo xtask demo [--yes] [--source FILE]... [--check] [--keep] [--port N] [--data DIR]
@@ -21,17 +21,23 @@ cargo xtask demo [--yes] [--source FILE]... [--check] [--keep] [--port N] [--dat
       --port N       of the page (default 8000; the next free one if it is in use)
       --data DIR     where encoded titles and logs stay (default: demo in cargo's target folder)
 
+cargo xtask boot --smoke [--yes] [--keep]
+    A whole box under QEMU: Debian's kernel, our static programs, one XFS disk. Fills one title from this machine, compares
+    every byte, cuts the power, boots again without a control plane and compares again. Fetches the kernel once.
+      --keep         leave the disk, the initramfs and the configuration behind
+
 cargo xtask test [--yes]
     The whole test suite; sets up what it needs, counts skips, fails on one that nobody expects.
 
 cargo xtask ci [--yes]
-    Format, lints, licences, links, the player's bundle, the test suite, the demo's check; each with its time.
+    Format, lints, licences, links, the player's bundle, the test suite, the demo's check, the smoke boot; each with its time.
 ";
 
 #[derive(Debug, PartialEq)]
 enum Task {
     Help,
     Demo(demo::Options),
+    Boot(boot::Options),
     Test { yes: bool },
     Ci { yes: bool },
 }
@@ -63,6 +69,7 @@ fn run(task: Task) -> Result<()> {
     match task {
         Task::Help => print!("{HELP}"),
         Task::Demo(options) => demo::run(&stop, &options)?,
+        Task::Boot(options) => boot::run(&stop, &options)?,
         Task::Test { yes } => suite::run(&stop, yes)?,
         Task::Ci { yes } => ci::run(&stop, yes)?,
     }
@@ -82,6 +89,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Task> {
     }
     match name.as_str() {
         "demo" => parse_demo(parser).map(Task::Demo),
+        "boot" => parse_boot(parser).map(Task::Boot),
         "test" => Ok(Task::Test { yes: parse_yes(parser)? }),
         "ci" => Ok(Task::Ci { yes: parse_yes(parser)? }),
         other => bail!("there is no task {other:?}"),
@@ -97,6 +105,23 @@ fn parse_yes(mut parser: lexopt::Parser) -> Result<bool> {
         }
     }
     Ok(yes)
+}
+
+fn parse_boot(mut parser: lexopt::Parser) -> Result<boot::Options> {
+    let mut options = boot::Options::default();
+    let mut smoke = false;
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("smoke") => smoke = true,
+            Long("yes") => options.yes = true,
+            Long("keep") => options.keep = true,
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    if !smoke {
+        bail!("boot what? There is no image yet: --smoke boots our programs on Debian's kernel");
+    }
+    Ok(options)
 }
 
 fn parse_demo(mut parser: lexopt::Parser) -> Result<demo::Options> {
@@ -141,8 +166,16 @@ mod tests {
     }
 
     #[test]
+    fn the_smoke_boot_is_named() {
+        let task = parsed(&["boot", "--smoke", "--keep"]).unwrap();
+        assert_eq!(task, Task::Boot(boot::Options { yes: false, keep: true }));
+    }
+
+    #[test]
     fn a_wrong_command_line_is_refused() {
-        for wrong in [&["demo", "--port", "x"][..], &["dance"], &["test", "--fast"], &["demo", "stray"]] {
+        for wrong in
+            [&["boot"][..], &["demo", "--port", "x"], &["dance"], &["test", "--fast"], &["demo", "stray"]]
+        {
             assert!(parsed(wrong).is_err(), "{wrong:?} was accepted");
         }
     }

@@ -4,6 +4,7 @@
 //! of the system, so that it compiles in seconds. `fleet` and `process` also carry the outside-in tests.
 //! Read `command` first, then `demo`, `fleet`, `process`.
 
+pub mod boot;
 pub mod check;
 pub mod ci;
 pub mod clock;
