@@ -1,4 +1,4 @@
-//! The command line: `cargo xtask demo | test | fuzz | simulate | bench | ci`.
+//! The command line: `cargo xtask demo | boot | test | fuzz | simulate | bench | ci`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use lexopt::prelude::*;
 
 use crate::stop::{Interrupted, Stop};
-use crate::{bench, ci, demo, fuzz, simulate, suite};
+use crate::{bench, boot, ci, demo, fuzz, simulate, suite};
 
 const HELP: &str = "\
 cargo xtask demo [--yes] [--source FILE]... [--check] [--keep] [--port N] [--data DIR]
@@ -21,6 +21,11 @@ cargo xtask demo [--yes] [--source FILE]... [--check] [--keep] [--port N] [--dat
       --port N       of the page (default 8000; the next free one if it is in use)
       --data DIR     where encoded titles and logs stay (default: demo in cargo's target folder)
 
+cargo xtask boot --smoke [--yes] [--keep]
+    A whole box under QEMU: Debian's kernel, our static programs, one XFS disk. Fills one title from this machine, compares
+    every byte, cuts the power, boots again without a control plane and compares again. Fetches the kernel once.
+      --keep         leave the disk, the initramfs and the configuration behind
+
 cargo xtask test [--yes]
     The whole test suite; sets up what it needs, counts skips, fails on one that nobody expects.
 
@@ -33,8 +38,8 @@ cargo xtask simulate [--seeds N] [--from S] [--seed S]
     one that fails, says what was wrong with it and how to play it again (--seed S plays one).
 
 cargo xtask ci [--yes]
-    Format, lints, licences, links, the player's bundle, the test suite, a minute of each fuzz target, the demo's check;
-    each with its time.
+    Format, lints, licences, links, the player's bundle, the test suite, a minute of each fuzz target, the demo's check,
+    the smoke boot; each with its time.
 
 cargo xtask bench catalogue
     Measures on this machine, in a release build, and writes bench/results/catalogue.json.
@@ -44,6 +49,7 @@ cargo xtask bench catalogue
 enum Task {
     Help,
     Demo(demo::Options),
+    Boot(boot::Options),
     Test { yes: bool },
     Fuzz(fuzz::Options),
     Simulate(simulate::Options),
@@ -78,6 +84,7 @@ fn run(task: Task) -> Result<()> {
     match task {
         Task::Help => print!("{HELP}"),
         Task::Demo(options) => demo::run(&stop, &options)?,
+        Task::Boot(options) => boot::run(&stop, &options)?,
         Task::Test { yes } => suite::run(&stop, yes)?,
         Task::Fuzz(options) => fuzz::run(&stop, &options)?,
         Task::Simulate(options) => simulate::run(&stop, options)?,
@@ -100,6 +107,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Task> {
     }
     match name.as_str() {
         "demo" => parse_demo(parser).map(Task::Demo),
+        "boot" => parse_boot(parser).map(Task::Boot),
         "test" => Ok(Task::Test { yes: parse_yes(parser)? }),
         "fuzz" => parse_fuzz(parser).map(Task::Fuzz),
         "simulate" => parse_simulate(parser).map(Task::Simulate),
@@ -132,6 +140,23 @@ fn parse_simulate(mut parser: lexopt::Parser) -> Result<simulate::Options> {
     }
     if options.seeds == 0 {
         bail!("--seeds 0 plays nothing");
+    }
+    Ok(options)
+}
+
+fn parse_boot(mut parser: lexopt::Parser) -> Result<boot::Options> {
+    let mut options = boot::Options::default();
+    let mut smoke = false;
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("smoke") => smoke = true,
+            Long("yes") => options.yes = true,
+            Long("keep") => options.keep = true,
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    if !smoke {
+        bail!("boot what? There is no image yet: --smoke boots our programs on Debian's kernel");
     }
     Ok(options)
 }
@@ -223,9 +248,16 @@ mod tests {
     }
 
     #[test]
+    fn the_smoke_boot_is_named() {
+        let task = parsed(&["boot", "--smoke", "--keep"]).unwrap();
+        assert_eq!(task, Task::Boot(boot::Options { yes: false, keep: true }));
+    }
+
+    #[test]
     fn a_wrong_command_line_is_refused() {
         for wrong in [
-            &["demo", "--port", "x"][..],
+            &["boot"][..],
+            &["demo", "--port", "x"],
             &["dance"],
             &["test", "--fast"],
             &["fuzz", "--jobs", "x"],

@@ -1,10 +1,11 @@
-//! The one script language of this repository: `cargo xtask demo | test | fuzz | simulate | bench | ci`.
+//! The one script language of this repository: `cargo xtask demo | boot | test | fuzz | simulate | bench | ci`.
 //!
 //! Starts the real binaries and looks at them from outside, over their command lines, files and HTTP. It links no part
 //! of the system, so that it compiles in seconds. `fleet` and `process` also carry the outside-in tests.
 //! Read `command` first, then `demo`, `fleet`, `process`.
 
 pub mod bench;
+pub mod boot;
 pub mod check;
 pub mod ci;
 pub mod clock;

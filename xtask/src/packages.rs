@@ -36,6 +36,17 @@ pub const BREAKING: [Package; 2] = [
     Package { name: "faketime", provides: "faketime" },
 ];
 
+/// QEMU, and what its kernel and disk are made with. Debian puts mkfs into a folder that only root has on PATH.
+pub const BOOT: [Package; 4] = [
+    Package { name: "qemu-system-x86", provides: "qemu-system-x86_64" },
+    Package { name: "xfsprogs", provides: "/usr/sbin/mkfs.xfs" },
+    Package { name: "xz-utils", provides: "xz" },
+    Package { name: "binutils", provides: "strip" },
+];
+
+/// Reads our initramfs in a test.
+pub const ARCHIVES: [Package; 1] = [Package { name: "cpio", provides: "cpio" }];
+
 impl Package {
     fn present(&self) -> bool {
         if self.provides.starts_with('/') {
