@@ -9,18 +9,19 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use crate::stop::Stop;
-use crate::{clock, demo, packages, process, suite, workspace};
+use crate::{clock, demo, packages, process, suite, torture, workspace};
 
 type Step = (&'static str, fn(&Stop) -> Result<()>);
 
 /// The quick ones first.
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 8] = [
     ("format", format),
     ("links", links),
     ("lints", lints),
     ("licences", licences),
     ("player", bundle),
     ("test suite", |stop| suite::run(stop, true)),
+    ("torture", |stop| torture::run(stop, torture::Options { points: 20, seed: None, yes: true })),
     ("demo check", demo_check),
 ];
 

@@ -1,4 +1,4 @@
-//! The command line: `cargo xtask demo | test | ci`.
+//! The command line: `cargo xtask demo | test | ci | torture`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use lexopt::prelude::*;
 
 use crate::stop::{Interrupted, Stop};
-use crate::{ci, demo, suite};
+use crate::{ci, demo, suite, torture};
 
 const HELP: &str = "\
 cargo xtask demo [--yes] [--source FILE]... [--check] [--keep] [--port N] [--data DIR]
@@ -24,6 +24,10 @@ cargo xtask demo [--yes] [--source FILE]... [--check] [--keep] [--port N] [--dat
 cargo xtask test [--yes]
     The whole test suite; sets up what it needs, counts skips, fails on one that nobody expects.
 
+cargo xtask torture [--yes] [--points N] [--seed S]
+    Kills the programs of a whole fleet with SIGKILL at N points (default 1000) that the seed (default: drawn, and
+    printed) draws in the middle of fills, publishes, plans, swaps and deletions, and looks after each whether every promise holds.
+
 cargo xtask ci [--yes]
     Format, lints, licences, links, the player's bundle, the test suite, the demo's check; each with its time.
 ";
@@ -34,6 +38,7 @@ enum Task {
     Demo(demo::Options),
     Test { yes: bool },
     Ci { yes: bool },
+    Torture(torture::Options),
 }
 
 /// Exit codes: 0 done, 1 failed, 2 a wrong command line, 130 stopped by a signal half-way.
@@ -65,6 +70,7 @@ fn run(task: Task) -> Result<()> {
         Task::Demo(options) => demo::run(&stop, &options)?,
         Task::Test { yes } => suite::run(&stop, yes)?,
         Task::Ci { yes } => ci::run(&stop, yes)?,
+        Task::Torture(options) => torture::run(&stop, options)?,
     }
     Ok(())
 }
@@ -84,6 +90,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Task> {
         "demo" => parse_demo(parser).map(Task::Demo),
         "test" => Ok(Task::Test { yes: parse_yes(parser)? }),
         "ci" => Ok(Task::Ci { yes: parse_yes(parser)? }),
+        "torture" => parse_torture(parser).map(Task::Torture),
         other => bail!("there is no task {other:?}"),
     }
 }
@@ -97,6 +104,19 @@ fn parse_yes(mut parser: lexopt::Parser) -> Result<bool> {
         }
     }
     Ok(yes)
+}
+
+fn parse_torture(mut parser: lexopt::Parser) -> Result<torture::Options> {
+    let mut options = torture::Options::default();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("yes") => options.yes = true,
+            Long("points") => options.points = parser.value()?.parse()?,
+            Long("seed") => options.seed = Some(parser.value()?.parse()?),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok(options)
 }
 
 fn parse_demo(mut parser: lexopt::Parser) -> Result<demo::Options> {
@@ -141,8 +161,21 @@ mod tests {
     }
 
     #[test]
+    fn torture_has_a_thousand_points_unless_told_otherwise() {
+        let of = |points, seed| Task::Torture(torture::Options { points, seed, yes: false });
+        assert_eq!(parsed(&["torture"]).unwrap(), of(1000, None));
+        assert_eq!(parsed(&["torture", "--points", "20", "--seed", "7"]).unwrap(), of(20, Some(7)));
+    }
+
+    #[test]
     fn a_wrong_command_line_is_refused() {
-        for wrong in [&["demo", "--port", "x"][..], &["dance"], &["test", "--fast"], &["demo", "stray"]] {
+        for wrong in [
+            &["demo", "--port", "x"][..],
+            &["dance"],
+            &["test", "--fast"],
+            &["demo", "stray"],
+            &["torture", "--points", "-1"],
+        ] {
             assert!(parsed(wrong).is_err(), "{wrong:?} was accepted");
         }
     }

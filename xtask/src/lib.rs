@@ -1,4 +1,4 @@
-//! The one script language of this repository: `cargo xtask demo | test | ci`.
+//! The one script language of this repository: `cargo xtask demo | test | ci | torture`.
 //!
 //! Starts the real binaries and looks at them from outside, over their command lines, files and HTTP. It links no part
 //! of the system, so that it compiles in seconds. `fleet` and `process` also carry the outside-in tests.
@@ -19,5 +19,6 @@ pub mod progress;
 pub mod samples;
 pub mod stop;
 pub mod suite;
+pub mod torture;
 pub mod webdriver;
 pub mod workspace;
