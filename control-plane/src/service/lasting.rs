@@ -97,7 +97,10 @@ impl Lasting {
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(folder.join("lock"));
         let lock = lock.map_err(refuse)?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { folder: folder.to_owned(), _lock: lock }),
+            Ok(()) => {
+                remove_unfinished(folder).map_err(refuse)?;
+                Ok(Self { folder: folder.to_owned(), _lock: lock })
+            }
             Err(fs::TryLockError::WouldBlock) => Err(StateError::InUse(folder.display().to_string())),
             Err(fs::TryLockError::Error(cause)) => Err(refuse(cause)),
         }
@@ -185,7 +188,7 @@ impl Lasting {
     /// New bytes beside the old, made durable, then renamed over them: a crash leaves the one or the other.
     fn write(&self, name: &str, value: &impl Serialize) -> Result<(), StateError> {
         let file = self.folder.join(name);
-        let beside = self.folder.join(format!("{name}.new"));
+        let beside = beside(&self.folder, name);
         let bytes = serde_json::to_vec_pretty(value).expect("state has only string keys");
         let written = (|| {
             let mut options = OpenOptions::new();
@@ -197,6 +200,21 @@ impl Lasting {
         })();
         written.map_err(|cause| file_error(&file, cause))
     }
+}
+
+fn beside(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{name}.new"))
+}
+
+/// What a kill left beside a state file; whoever held the lock then is gone.
+fn remove_unfinished(folder: &Path) -> io::Result<()> {
+    for name in [KEYS_FILE, APPLIANCES_FILE] {
+        match fs::remove_file(beside(folder, name)) {
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 #[derive(Deserialize)]
@@ -250,6 +268,19 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let _first = Lasting::open(folder.path()).unwrap();
         assert!(matches!(Lasting::open(folder.path()), Err(StateError::InUse(_))));
+    }
+
+    #[test]
+    fn what_a_kill_left_half_written_is_gone_after_the_next_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = Lasting::open(folder.path()).unwrap().signing_keys().unwrap().public;
+        for name in [KEYS_FILE, APPLIANCES_FILE] {
+            fs::write(beside(folder.path(), name), "{\"for").unwrap();
+        }
+        assert_eq!(Lasting::open(folder.path()).unwrap().signing_keys().unwrap().public, key);
+        for name in [KEYS_FILE, APPLIANCES_FILE] {
+            assert!(!beside(folder.path(), name).exists());
+        }
     }
 
     #[test]
