@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use content::control_socket::PublicKey;
 use content::token::KeyRing;
@@ -10,7 +10,13 @@ use content::token::KeyRing;
 pub const FILE_NAME: &str = "token-keys.json";
 
 /// The keys that were told last. A file that is absent or damaged gives none: the agent brings them again.
+/// What a kill left half-written beside it goes.
 pub fn load(state: &Path) -> KeyRing {
+    if let Err(cause) = fs::remove_file(aside(state))
+        && cause.kind() != ErrorKind::NotFound
+    {
+        tracing::warn!(file = %aside(state).display(), %cause, "a half-written file cannot be removed");
+    }
     match read(state) {
         Ok(keys) => keys,
         Err(cause) if cause.kind() == ErrorKind::NotFound => KeyRing::default(),
@@ -28,12 +34,16 @@ fn read(state: &Path) -> io::Result<KeyRing> {
 
 /// Whole or not at all: written aside, synced, renamed.
 pub fn save(state: &Path, keys: &[PublicKey]) -> io::Result<()> {
-    let aside = state.join(format!("{FILE_NAME}.new"));
+    let aside = aside(state);
     let mut file = File::create(&aside)?;
     file.write_all(&serde_json::to_vec(keys)?)?;
     file.sync_all()?;
     fs::rename(&aside, state.join(FILE_NAME))?;
     File::open(state)?.sync_all()
+}
+
+fn aside(state: &Path) -> PathBuf {
+    state.join(format!("{FILE_NAME}.new"))
 }
 
 #[cfg(test)]
@@ -48,7 +58,9 @@ mod tests {
         assert!(load(folder.path()).is_empty());
         let key = Signer::from_seed("k", &[1; 32]).unwrap().public_key();
         save(folder.path(), std::slice::from_ref(&key)).unwrap();
+        fs::write(aside(folder.path()), b"[{").unwrap();
         assert_eq!(load(folder.path()), KeyRing::new(&[key]).unwrap());
+        assert!(!aside(folder.path()).exists(), "what a kill left half-written is gone");
         fs::write(folder.path().join(FILE_NAME), b"[{").unwrap();
         assert!(load(folder.path()).is_empty());
     }
