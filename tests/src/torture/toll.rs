@@ -92,14 +92,21 @@ impl Gate {
             self.ledger.sent(&pull.name, pull.object, count);
             to.stream.write_all(&piece)?;
             if done + count < length {
-                self.wait_until_written(pull, &piece, pull.first + done);
+                self.wait_until_written(pull, &piece, pull.first + done, &to.stream)?;
             }
             done += count;
         }
         Ok(())
     }
 
-    fn wait_until_written(&self, pull: &Pull, piece: &[u8], offset: u64) {
+    /// An agent that was killed takes nothing more, even if the next one of its name has written this piece.
+    fn wait_until_written(
+        &self,
+        pull: &Pull,
+        piece: &[u8],
+        offset: u64,
+        agent: &TcpStream,
+    ) -> io::Result<()> {
         let start = clock::now();
         let mut file = None;
         let mut written = vec![0; piece.len()];
@@ -107,11 +114,15 @@ impl Gate {
             file = file.or_else(|| self.part_of(pull));
             let there =
                 file.as_ref().is_some_and(|file: &File| file.read_exact_at(&mut written, offset).is_ok());
+            if is_gone(agent)? {
+                return Err(io::ErrorKind::ConnectionReset.into());
+            }
             if there && written == piece {
-                return;
+                break;
             }
             clock::pause(LOOK_EVERY);
         }
+        Ok(())
     }
 
     /// The unfinished file of the object on any volume of the box.
@@ -120,6 +131,14 @@ impl Gate {
         let part = volumes.iter().find_map(|volume| part_of(volume, &pull.object))?;
         File::open(part).ok()
     }
+}
+
+/// Nothing is expected from this side while it is answered but its end.
+fn is_gone(stream: &TcpStream) -> io::Result<bool> {
+    stream.set_nonblocking(true)?;
+    let peeked = stream.peek(&mut [0]);
+    stream.set_nonblocking(false)?;
+    Ok(!matches!(peeked, Err(cause) if cause.kind() == io::ErrorKind::WouldBlock))
 }
 
 /// By the resume record that names the object.
