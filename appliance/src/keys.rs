@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use content::control_socket::PublicKey;
 use content::rot::RotPlace;
@@ -15,7 +15,13 @@ use crate::rot;
 pub const FILE_NAME: &str = "token-keys.json";
 
 /// The keys that were told last. A file that is absent or damaged gives none: the agent brings them again.
+/// What a kill left half-written beside it goes.
 pub fn load(state: &Path) -> KeyRing {
+    if let Err(cause) = fs::remove_file(aside(state))
+        && cause.kind() != ErrorKind::NotFound
+    {
+        tracing::warn!(file = %aside(state).display(), %cause, "a half-written file cannot be removed");
+    }
     let file = state.join(FILE_NAME);
     let bytes = match fs::read(&file) {
         Ok(bytes) => bytes,
@@ -40,7 +46,7 @@ fn parse(bytes: &[u8]) -> Result<KeyRing, SealError> {
 /// Whole or not at all: written aside, synced, renamed. What was begun is removed when it fails: on a full disk it would
 /// take the room of the next try.
 pub fn save(state: &Path, keys: &[PublicKey]) -> io::Result<()> {
-    let aside = state.join(format!("{FILE_NAME}.new"));
+    let aside = aside(state);
     let written = write(&aside, keys).and_then(|()| fs::rename(&aside, state.join(FILE_NAME)));
     if let Err(cause) = written {
         fs::remove_file(&aside).unwrap_or_default();
@@ -55,6 +61,10 @@ fn write(aside: &Path, keys: &[PublicKey]) -> io::Result<()> {
     file.sync_all()
 }
 
+fn aside(state: &Path) -> PathBuf {
+    state.join(format!("{FILE_NAME}.new"))
+}
+
 #[cfg(test)]
 mod tests {
     use content::token::Signer;
@@ -67,7 +77,9 @@ mod tests {
         assert!(load(folder.path()).is_empty());
         let key = Signer::from_seed("k", &[1; 32]).unwrap().public_key();
         save(folder.path(), std::slice::from_ref(&key)).unwrap();
+        fs::write(aside(folder.path()), b"[{").unwrap();
         assert_eq!(load(folder.path()), KeyRing::new(&[key]).unwrap());
+        assert!(!aside(folder.path()).exists(), "what a kill left half-written is gone");
         let path = folder.path().join(FILE_NAME);
         let good = fs::read(&path).unwrap();
         let before = rot::counts()[&RotPlace::ServerKeys];

@@ -65,6 +65,7 @@ pub async fn run(
 ) -> Result<(), OperatorError> {
     let state = StateFolder::open(&setup.config.state)?;
     let _lock = state.lock()?;
+    state.remove_temporary()?;
     let looks = hold_volumes(&setup).await?;
     let (events, mut inbox) = mpsc::channel(EVENTS_MAX);
     let (mut shell, mut core) = begin(setup, tuning, state, looks, events)?;

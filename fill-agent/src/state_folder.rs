@@ -96,6 +96,20 @@ impl StateFolder {
         }
     }
 
+    /// Removes what a kill left half-written; only whoever holds the lock may.
+    pub fn remove_temporary(&self) -> Result<(), OperatorError> {
+        let remove = || -> io::Result<()> {
+            for entry in fs::read_dir(&self.folder)? {
+                let path = entry?.path();
+                if path.extension().is_some_and(|extension| extension == "tmp") {
+                    fs::remove_file(path)?;
+                }
+            }
+            Ok(())
+        };
+        remove().map_err(|cause| OperatorError::StateUnusable { folder: self.folder.clone(), cause })
+    }
+
     /// The manifests that were saved, the newest first. None at all if the newest is rotten: to work to the one before
     /// would let go what the newest asks for. It is fetched again; until then nothing is pulled and nothing let go.
     pub fn manifests(state: &Path) -> Vec<Manifest> {
@@ -303,6 +317,18 @@ mod tests {
         assert_eq!(versions(), [3, 1], "the rotten one took no place");
         flip(&state.folder.join(MANIFEST_BEFORE), 77);
         assert_eq!(versions(), [3]);
+    }
+
+    #[test]
+    fn what_a_kill_left_half_written_goes_and_what_is_whole_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateFolder::open(folder.path()).unwrap();
+        state.save_keys(&TokenKeys::default()).unwrap();
+        let half = folder.path().join(FOLDER).join(format!("{MANIFEST}.tmp"));
+        fs::write(&half, b"{").unwrap();
+        state.remove_temporary().unwrap();
+        assert!(!half.exists());
+        assert_eq!(state.keys(), Some(TokenKeys::default()));
     }
 
     #[test]

@@ -49,7 +49,7 @@ impl Item {
 }
 
 /// xorshift64*: not random, only unlike itself.
-fn noise(size: usize, seed: u64) -> Vec<u8> {
+pub fn noise(size: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let word = || {
         state ^= state >> 12;

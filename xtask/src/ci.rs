@@ -9,12 +9,12 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use crate::stop::Stop;
-use crate::{boot, clock, demo, fuzz, packages, process, suite, workspace};
+use crate::{boot, clock, demo, fuzz, packages, process, suite, torture, workspace};
 
 type Step = (&'static str, fn(&Stop) -> Result<()>);
 
 /// The quick ones first.
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
     ("format", format),
     ("links", links),
     ("lints", lints),
@@ -22,6 +22,7 @@ const STEPS: [Step; 9] = [
     ("player", bundle),
     ("test suite", |stop| suite::run(stop, true)),
     ("fuzz", |stop| fuzz::run(stop, &fuzz::Options { yes: true, ..fuzz::Options::default() })),
+    ("torture", |stop| torture::run(stop, torture::Options { points: 20, seed: None, yes: true })),
     ("demo check", demo_check),
     ("smoke boot", smoke_boot),
 ];

@@ -1,4 +1,4 @@
-//! The command line: `cargo xtask demo | boot | test | fuzz | simulate | bench | ci`.
+//! The command line: `cargo xtask demo | boot | test | fuzz | simulate | torture | bench | ci`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use lexopt::prelude::*;
 
 use crate::stop::{Interrupted, Stop};
-use crate::{bench, boot, ci, demo, fuzz, simulate, suite};
+use crate::{bench, boot, ci, demo, fuzz, simulate, suite, torture};
 
 const HELP: &str = "\
 cargo xtask demo [--yes] [--source FILE]... [--check] [--keep] [--port N] [--data DIR]
@@ -37,6 +37,10 @@ cargo xtask simulate [--seeds N] [--from S] [--seed S]
     Plays seeds of the appliance's simulation on all cores: a million, or as many as you say, from S on. Stops at the first
     one that fails, says what was wrong with it and how to play it again (--seed S plays one).
 
+cargo xtask torture [--yes] [--points N] [--seed S]
+    Kills the programs of a whole fleet with SIGKILL at N points (default 1000) that the seed (default: drawn, and
+    printed) draws in the middle of fills, publishes, plans, swaps and deletions, and looks after each whether every promise holds.
+
 cargo xtask ci [--yes]
     Format, lints, licences, links, the player's bundle, the test suite, a minute of each fuzz target, the demo's check,
     the smoke boot; each with its time.
@@ -55,6 +59,7 @@ enum Task {
     Simulate(simulate::Options),
     Ci { yes: bool },
     Bench { name: String },
+    Torture(torture::Options),
 }
 
 /// Exit codes: 0 done, 1 failed, 2 a wrong command line, 130 stopped by a signal half-way.
@@ -90,6 +95,7 @@ fn run(task: Task) -> Result<()> {
         Task::Simulate(options) => simulate::run(&stop, options)?,
         Task::Ci { yes } => ci::run(&stop, yes)?,
         Task::Bench { name } => bench::run(&stop, &name)?,
+        Task::Torture(options) => torture::run(&stop, options)?,
     }
     Ok(())
 }
@@ -113,6 +119,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Task> {
         "simulate" => parse_simulate(parser).map(Task::Simulate),
         "bench" => Ok(Task::Bench { name: parser.value()?.string()? }),
         "ci" => Ok(Task::Ci { yes: parse_yes(parser)? }),
+        "torture" => parse_torture(parser).map(Task::Torture),
         other => bail!("there is no task {other:?}"),
     }
 }
@@ -157,6 +164,19 @@ fn parse_boot(mut parser: lexopt::Parser) -> Result<boot::Options> {
     }
     if !smoke {
         bail!("boot what? There is no image yet: --smoke boots our programs on Debian's kernel");
+    }
+    Ok(options)
+}
+
+fn parse_torture(mut parser: lexopt::Parser) -> Result<torture::Options> {
+    let mut options = torture::Options::default();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("yes") => options.yes = true,
+            Long("points") => options.points = parser.value()?.parse()?,
+            Long("seed") => options.seed = Some(parser.value()?.parse()?),
+            other => return Err(other.unexpected().into()),
+        }
     }
     Ok(options)
 }
@@ -254,6 +274,13 @@ mod tests {
     }
 
     #[test]
+    fn torture_has_a_thousand_points_unless_told_otherwise() {
+        let of = |points, seed| Task::Torture(torture::Options { points, seed, yes: false });
+        assert_eq!(parsed(&["torture"]).unwrap(), of(1000, None));
+        assert_eq!(parsed(&["torture", "--points", "20", "--seed", "7"]).unwrap(), of(20, Some(7)));
+    }
+
+    #[test]
     fn a_wrong_command_line_is_refused() {
         for wrong in [
             &["boot"][..],
@@ -262,6 +289,7 @@ mod tests {
             &["test", "--fast"],
             &["fuzz", "--jobs", "x"],
             &["demo", "stray"],
+            &["torture", "--points", "-1"],
         ] {
             assert!(parsed(wrong).is_err(), "{wrong:?} was accepted");
         }

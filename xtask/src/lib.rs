@@ -1,4 +1,4 @@
-//! The one script language of this repository: `cargo xtask demo | boot | test | fuzz | simulate | bench | ci`.
+//! The one script language of this repository: `cargo xtask demo | boot | test | fuzz | simulate | torture | bench | ci`.
 //!
 //! Starts the real binaries and looks at them from outside, over their command lines, files and HTTP. It links no part
 //! of the system, so that it compiles in seconds. `fleet` and `process` also carry the outside-in tests.
@@ -23,5 +23,6 @@ pub mod samples;
 pub mod simulate;
 pub mod stop;
 pub mod suite;
+pub mod torture;
 pub mod webdriver;
 pub mod workspace;

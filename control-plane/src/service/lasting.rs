@@ -107,7 +107,10 @@ impl Lasting {
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(folder.join("lock"));
         let lock = lock.map_err(refuse)?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { folder: folder.to_owned(), _lock: lock }),
+            Ok(()) => {
+                remove_unfinished(folder).map_err(refuse)?;
+                Ok(Self { folder: folder.to_owned(), _lock: lock })
+            }
             Err(fs::TryLockError::WouldBlock) => {
                 let meta = lock.metadata().map_err(refuse)?;
                 let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
@@ -218,7 +221,7 @@ impl Lasting {
     /// New bytes beside the old, made durable, then renamed over them: a crash leaves the one or the other.
     fn write_one(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
         let file = self.folder.join(name);
-        let beside = self.folder.join(format!("{name}.new"));
+        let beside = beside(&self.folder, name);
         let written = (|| {
             let mut options = OpenOptions::new();
             let mut out = options.create(true).truncate(true).write(true).mode(0o600).open(&beside)?;
@@ -246,6 +249,23 @@ fn parse<T: for<'de> Deserialize<'de>>(text: &[u8]) -> Result<T, String> {
         return Err(format!("it has format {}; this program reads format {FORMAT}", format.format));
     }
     serde_json::from_slice(text).map_err(|cause| cause.to_string())
+}
+
+fn beside(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{name}.new"))
+}
+
+/// What a kill left beside a state file; whoever held the lock then is gone.
+fn remove_unfinished(folder: &Path) -> io::Result<()> {
+    for name in
+        [KEYS_FILE, APPLIANCES_FILE].map(str::to_owned).into_iter().flat_map(|name| [copy_of(&name), name])
+    {
+        match fs::remove_file(beside(folder, &name)) {
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 #[derive(Deserialize)]
@@ -337,6 +357,19 @@ mod tests {
         let _first = Lasting::open(folder.path()).unwrap();
         let refused = Lasting::open(folder.path()).err().unwrap().to_string();
         assert!(refused.contains(&format!("process {} holds", std::process::id())), "{refused}");
+    }
+
+    #[test]
+    fn what_a_kill_left_half_written_is_gone_after_the_next_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = Lasting::open(folder.path()).unwrap().signing_keys().unwrap().public;
+        for name in [KEYS_FILE, APPLIANCES_FILE] {
+            fs::write(beside(folder.path(), name), "{\"for").unwrap();
+        }
+        assert_eq!(Lasting::open(folder.path()).unwrap().signing_keys().unwrap().public, key);
+        for name in [KEYS_FILE, APPLIANCES_FILE] {
+            assert!(!beside(folder.path(), name).exists());
+        }
     }
 
     #[test]

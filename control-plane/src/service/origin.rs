@@ -98,9 +98,13 @@ impl TitleCache {
 }
 
 impl Origin {
-    /// A folder that exists and can be read.
+    /// A folder that exists and can be read. What a killed control plane left half-written in it goes.
     pub fn open(folder: &Path) -> Result<Self, String> {
         std::fs::read_dir(folder).map_err(|cause| cause.to_string())?;
+        // Nobody else writes below it: one control plane per origin.
+        if let Err(cause) = remove_unfinished(&folder.join("clusters")) {
+            tracing::warn!(%cause, "what a kill left half-written in the origin cannot be removed");
+        }
         let store = object_store::local::LocalFileSystem::new_with_prefix(folder)
             .map_err(|cause| cause.to_string())?;
         Ok(Self { store: Arc::new(store.with_fsync(true)) })
@@ -256,6 +260,27 @@ impl Origin {
     }
 }
 
+/// `object_store` writes `NAME#1` and gives it its name when it is whole; a kill in between leaves the former.
+fn remove_unfinished(folder: &Path) -> std::io::Result<()> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(cause) => return Err(cause),
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let number = name.rsplit_once('#').map(|(_, number)| number);
+        if entry.file_type()?.is_dir() {
+            remove_unfinished(&entry.path())?;
+        } else if number.is_some_and(|number| number.parse::<u64>().is_ok()) {
+            tracing::info!("{} was left half-written by a kill: removed", entry.path().display());
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 fn parse_title(folder: &TitleId, meta: &ObjectMeta, bytes: &[u8]) -> Result<Title, String> {
     if u64::try_from(bytes.len()).is_ok_and(|size| size > TITLE_BYTES_MAX) {
         return Err(format!("title.json is larger than {TITLE_BYTES_MAX} bytes"));
@@ -324,6 +349,19 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let origin = Origin::open(folder.path()).unwrap();
         (folder, origin)
+    }
+
+    #[tokio::test]
+    async fn what_a_kill_left_half_written_is_gone_after_the_next_start() {
+        let (folder, origin) = origin();
+        for path in ["clusters/lab/manifests/7.ndjson", "clusters/lab/current"] {
+            put(&origin, path, b"whole".to_vec()).await;
+            std::fs::write(folder.path().join(format!("{path}#1")), b"half").unwrap();
+        }
+        Origin::open(folder.path()).unwrap();
+        let left = |path: &str| std::fs::read_dir(folder.path().join(path)).unwrap().count();
+        assert_eq!((left("clusters/lab/manifests"), left("clusters/lab")), (1, 2));
+        assert_eq!(std::fs::read(folder.path().join("clusters/lab/current")).unwrap(), b"whole");
     }
 
     #[tokio::test]
