@@ -314,18 +314,21 @@ mod tests {
     #[test]
     fn a_rotten_marker_is_mended_only_for_the_volume_that_was_there() {
         let folder = tempfile::tempdir().unwrap();
-        let uuid = open(folder.path(), None).unwrap().uuid;
+        let uuid = open(folder.path(), None, false).unwrap().uuid;
         let file = folder.path().join(MARKER_NAME);
         let whole = fs::read(&file).unwrap();
         for bit in (0..whole.len() * 8).step_by(5) {
             let mut bytes = whole.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
             fs::write(&file, bytes).unwrap();
-            assert!(matches!(open(folder.path(), None), Err(VolumeFault::Failed(_))), "bit {bit}");
+            assert!(matches!(open(folder.path(), None, false), Err(VolumeFault::Failed(_))), "bit {bit}");
             let other = Remembered { uuid: VolumeId([9; 16]), mounted: false };
-            assert!(matches!(open(folder.path(), Some(&other)), Err(VolumeFault::Failed(_))), "bit {bit}");
+            assert!(
+                matches!(open(folder.path(), Some(&other), false), Err(VolumeFault::Failed(_))),
+                "bit {bit}"
+            );
             let known = Remembered { uuid, mounted: false };
-            assert_eq!(open(folder.path(), Some(&known)).unwrap().uuid, uuid, "bit {bit}");
+            assert_eq!(open(folder.path(), Some(&known), false).unwrap().uuid, uuid, "bit {bit}");
             assert_eq!(fs::read(&file).unwrap(), whole);
         }
     }
