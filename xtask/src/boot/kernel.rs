@@ -1,7 +1,7 @@
 //! Debian trixie's cloud kernel: fetched by apt's own client into a folder of ours, checked by Debian's keyring, unpacked once.
 //!
 //! ```text
-//! CACHE/apt/                the client's own sources, lists and packages; the host's /etc/apt gives proxies only
+//! CACHE/apt/                for the while: the client's own sources and lists; the host's /etc/apt gives proxies only
 //! CACHE/kernel-VERSION/     vmlinuz, modules/NN-name.ko in the order in which they load
 //! ```
 //! With a kernel in the cache nothing is asked of the network. Remove the folder for a newer one.
@@ -52,6 +52,7 @@ pub fn ready(stop: &Stop, cache: &Path) -> Result<Kernel> {
         "no kernel: the smoke boot fetches Debian trixie's from deb.debian.org once; give this machine a way there",
     )?;
     unpack(stop, cache, &package)?;
+    super::remove(&cache.join("apt"))?;
     line.end("fetched and unpacked Debian's kernel");
     newest(cache)?.context("the kernel was unpacked and is not there")
 }
@@ -75,6 +76,8 @@ fn fetch(stop: &Stop, apt: &Path) -> Result<PathBuf> {
     if !Path::new(KEYRING).exists() {
         bail!("there is no {KEYRING}: apt-get install debian-archive-keyring");
     }
+    // apt goes on with old lists when it cannot fetch new ones; here there are none to go on with.
+    super::remove(apt)?;
     let config = write_config(apt)?;
     apt_get(stop, &config, apt, &["update"])?;
     let output = Command::new("apt-cache")
@@ -84,7 +87,11 @@ fn fetch(stop: &Stop, apt: &Path) -> Result<PathBuf> {
         .output()
         .context("cannot run apt-cache")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let name = versioned(&text).with_context(|| format!("{META_PACKAGE} depends on no kernel: {text:?}"))?;
+    let name = versioned(&text).with_context(|| {
+        format!(
+            "no package list names the kernel that {META_PACKAGE} depends on; apt-get may have said above why"
+        )
+    })?;
     apt_get(stop, &config, apt, &["download", name])?;
     let entries = fs::read_dir(apt)?.collect::<Result<Vec<_>, _>>()?;
     let found = entries.iter().map(|entry| entry.path()).find(|path| {
@@ -127,9 +134,7 @@ fn write_config(apt: &Path) -> Result<PathBuf> {
 }
 
 fn apt_get(stop: &Stop, config: &Path, folder: &Path, arguments: &[&str]) -> Result<()> {
-    // apt goes on with old lists when it cannot fetch new ones; here there are none to go on with.
-    let strict = ["-qq", "-o", "APT::Update::Error-Mode=any", "--config-file"];
-    let mut command = process::command(Path::new("apt-get"), strict);
+    let mut command = process::command(Path::new("apt-get"), ["-qq", "--config-file"]);
     command.arg(config).args(arguments).current_dir(folder).stdout(Stdio::null());
     let status = process::run(stop, &mut command)?;
     if !status.success() {
@@ -159,7 +164,6 @@ fn unpack(stop: &Stop, cache: &Path, package: &Path) -> Result<()> {
         fs::write(unfinished.join("modules").join(format!("{index:02}-{name}.ko")), bytes)?;
     }
     super::remove(&root)?;
-    fs::remove_file(package)?;
     // Whole, or not there.
     fs::rename(&unfinished, cache.join(format!("{PREFIX}{version}")))
         .context("cannot name the kernel's folder")

@@ -8,11 +8,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::clock;
 use crate::process::{Launch, Service};
-use crate::stop::Stop;
+use crate::stop::{Interrupted, Stop};
 
 const QEMU: &str = "qemu-system-x86_64";
 const KVM: &str = "/dev/kvm";
@@ -121,7 +121,7 @@ impl Machine {
             }
             self.service.expect_running().map(|()| None)
         });
-        found.with_context(|| self.log_tail())
+        self.explained(found)
     }
 
     pub fn lines_with(&self, marks: &[&str]) -> Result<Vec<String>> {
@@ -131,8 +131,13 @@ impl Machine {
         Ok(wanted.map(|line| line.trim().to_owned()).collect())
     }
 
-    pub fn log_tail(&self) -> String {
-        self.service.log_tail()
+    /// A failure together with the console's last lines, which mostly say why.
+    pub fn explained<T>(&self, result: Result<T>) -> Result<T> {
+        result.map_err(|cause| {
+            let text = format!("{cause:#}");
+            let tail = self.service.log_tail();
+            if cause.is::<Interrupted>() || text.contains(&tail) { cause } else { anyhow!("{text}\n{tail}") }
+        })
     }
 
     /// Nothing in the guest hears of it. What the guest gave to the disk without a flush may be there or not.

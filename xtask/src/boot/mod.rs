@@ -280,7 +280,7 @@ fn fill(stop: &Stop, control: &mut Origin, guest: &mut Machine, rows: &mut Rows)
         line.show(&view.as_ref().map_or("the box has not registered yet".to_owned(), |view| view.progress()));
         Ok(view.filter(|view| view.ready()).map(drop))
     });
-    waited.with_context(|| guest.log_tail())?;
+    guest.explained(waited)?;
     rows.add("the box holds the whole manifest and is offered");
     Ok(())
 }

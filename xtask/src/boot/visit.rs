@@ -49,9 +49,14 @@ impl Play {
     }
 }
 
+/// The object's, which ends its URL.
+fn name(url: &str) -> &str {
+    url.rsplit('/').next().unwrap_or_default()
+}
+
 /// An object's file in the origin, by the name that ends its URL.
 fn in_origin(url: &str, origin: &Path) -> Result<Vec<u8>> {
-    let name = url.rsplit('/').next().unwrap_or_default();
+    let name = name(url);
     let folder = name.get(..2).with_context(|| format!("{url} names no object"))?;
     let path = origin.join("objects").join(folder).join(name);
     fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
@@ -63,13 +68,13 @@ pub fn every_byte(play: &Play, origin: &Path) -> Result<String> {
     for url in &play.urls {
         let whole = in_origin(url, origin)?;
         let answer = http::get(url, &[], ASK)?;
-        expect(&answer, 200, &whole, url)?;
+        expect(&answer, 200, &whole, name(url))?;
         bytes += whole.len();
         ranges(url, &whole)?;
         let head = http::head(url, &[], ASK)?;
-        expect(&head, 200, &[], url)?;
+        expect(&head, 200, &[], name(url))?;
         if head.header("content-length") != whole.len().to_string() {
-            bail!("HEAD {url} says {:?} for {} bytes", head.header("content-length"), whole.len());
+            bail!("HEAD {} says {:?} for {} bytes", name(url), head.header("content-length"), whole.len());
         }
     }
     let mb = bytes / 1_000_000;
@@ -87,10 +92,10 @@ fn ranges(url: &str, whole: &[u8]) -> Result<()> {
     ];
     for (range, span) in all {
         let answer = http::get(url, &[("range", &range)], ASK)?;
-        expect(&answer, 206, &whole[span.clone()], &format!("{url} ({range})"))?;
+        expect(&answer, 206, &whole[span.clone()], &format!("{} ({range})", name(url)))?;
         let said = format!("bytes {}-{}/{size}", span.start, span.end - 1);
         if answer.header("content-range") != said {
-            bail!("{url} ({range}) says {:?}, not {said:?}", answer.header("content-range"));
+            bail!("{} ({range}) says {:?}, not {said:?}", name(url), answer.header("content-range"));
         }
     }
     Ok(())
@@ -139,7 +144,7 @@ pub fn wait_until_served(stop: &Stop, play: &Play, guest: &mut Machine, limit: D
         guest.expect_running()?;
         Ok(http::head(url, &[], TRY).ok().filter(|answer| answer.status == 200).map(drop))
     });
-    served.with_context(|| guest.log_tail())
+    guest.explained(served)
 }
 
 #[cfg(test)]
