@@ -48,6 +48,9 @@ pub struct Site {
     folder: TempDir,
 }
 
+/// Status, Cache-Status and body.
+pub type Fetched = (u16, String, Vec<u8>);
+
 impl Site {
     /// Files and folders only.
     pub fn plan() -> Result<Self> {
@@ -173,8 +176,8 @@ impl Site {
         serde_json::from_slice(&answer.body).with_context(|| format!("no play answer: {}", answer.text()))
     }
 
-    /// Status, Cache-Status and body of each track of a play, by object.
-    pub fn fetch(&self, play: &PlayAnswer) -> Result<BTreeMap<ObjectId, (u16, String, Vec<u8>)>> {
+    /// Each track of a play, by object.
+    pub fn fetch(&self, play: &PlayAnswer) -> Result<BTreeMap<ObjectId, Fetched>> {
         let urls = play.streams.iter().flat_map(|stream| &stream.track.urls);
         let mut answers = BTreeMap::new();
         for url in urls {
