@@ -39,6 +39,17 @@ fn check_media(text: &[u8], timeline: &Timeline, file: &str, bytes: u64) {
     }
     assert_eq!(timeline.end(), end);
     let text = std::str::from_utf8(text).expect("only text is read");
+    if let Some(init) = timeline.init {
+        // The last one stated; where there are more, they say the same.
+        let stated =
+            text.lines().rev().find_map(|line| line.strip_prefix("#EXT-X-MAP:")).expect("it was read");
+        let (count, offset) = (init.count(), init.first());
+        let forms = [format!("{count}@{offset}"), format!("{count}")];
+        let range = stated.split("BYTERANGE=").nth(1).expect("it was read").trim_start_matches('"');
+        let range = range.split(['"', ',']).next().unwrap_or_default();
+        let plain = |text: &str| text.split('@').map(|n| n.parse().expect("a number")).collect::<Vec<u64>>();
+        assert!(forms.iter().any(|form| plain(form) == plain(range)), "{init} from {range:?}");
+    }
     let expected = slow_spans(text, file);
     let found: Vec<_> = timeline.segments.iter().map(|segment| segment.span).collect();
     assert_eq!(found, expected);
@@ -67,6 +78,8 @@ fn check_multivariant(text: &[u8], found: &Multivariant) {
     let renditions = found.audio.iter().chain(&found.subtitles).map(|rendition| &rendition.playlist);
     let paths: Vec<_> = found.variants.iter().chain(renditions).collect();
     assert!(!found.variants.is_empty() && paths.len() <= 200);
+    let stated = text.lines().filter(|line| line.starts_with("#EXT-X-STREAM-INF:")).count();
+    assert_eq!(found.variants.len(), stated, "a variant is overlooked");
     for path in paths {
         assert_eq!(path.extension, Extension::M3u8);
         assert!(text.contains(&path.to_string()), "{path} is not in the playlist");

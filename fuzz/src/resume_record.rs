@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use content::checksum::PIECE_BYTES;
 use content::id::ObjectId;
 use content::tree::{Tree, TreeBuilder};
 use content::volume::{INCOMING_FOLDER, file_name};
@@ -69,25 +70,33 @@ fn check(volume: &Path, mut data: &[u8]) {
         [] => {
             assert_eq!(fs::read_dir(&folder).expect("it is there").count(), 0, "what is of no use is removed")
         }
-        // A record that counts leads to a tree that its object's name proves: only the real one can.
+        // A record that counts leads to a tree that its object's name proves: only the real one can. An object of one piece
+        // has no tree but its length: there the piece itself must prove it before it is kept.
+        [one] if one.bytes <= PIECE_BYTES => assert_eq!(one.number, NUMBER),
         [one] => assert_eq!(one, &expected),
         _ => panic!("one record, {} downloads", found.len()),
     }
-    if found.is_empty() {
-        return;
-    }
+    let [one] = &found[..] else { return };
     let overwritten =
         stray.as_ref().is_some_and(|stray| [at("json"), at("obao"), at("part")].contains(stray));
     assert!(overwritten || stray.is_none_or(|stray| !stray.exists()), "a stray file stays");
-    let tree = incoming::stored_tree(volume, NUMBER, object).expect("it was found");
-    goes_on(volume, object, tree);
+    let tree = incoming::stored_tree(volume, NUMBER, one.object).expect("it was found");
+    assert_eq!(tree.object_bytes(), one.bytes);
+    goes_on(volume, one, object, tree);
 }
 
-/// What can go on starts from pieces that are right, of an object that is all zeros or is not.
-fn goes_on(volume: &Path, object: ObjectId, tree: Tree) {
+/// What can go on starts from what is right: the file is all zeros, so only objects of zeros have any.
+fn goes_on(volume: &Path, found: &Partial, zeros: ObjectId, tree: Tree) {
     let pieces = tree.piece_count();
-    let file = incoming::open(volume, NUMBER, object, tree, None).expect("the run's folder can be written");
+    let file =
+        incoming::open(volume, NUMBER, found.object, tree, None).expect("the run's folder can be written");
     assert!(file.verified() <= pieces);
+    let whole = file.verified() == pieces && pieces > 0;
+    assert!(
+        !whole || found.object == self::object(usize::try_from(found.bytes).unwrap_or(0)).0,
+        "a foreign object"
+    );
+    assert!(found.object == zeros || !whole || found.bytes <= PIECE_BYTES);
 }
 
 fn is_file_name(name: &str) -> bool {

@@ -26,7 +26,7 @@ use crate::{clock, suite, workspace};
 const COMPILER: [Package; 1] = [Package { name: "g++", provides: "c++" }];
 /// An input that takes more than this, or longer, counts as a crash.
 const MEMORY_MIB_MAX: u32 = 1024;
-const INPUT_S_MAX: u32 = 10;
+const INPUT_S_MAX: u32 = 30;
 /// A target that does not end by itself when its time is over hangs.
 const GRACE: Duration = Duration::from_secs(60);
 
