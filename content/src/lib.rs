@@ -12,6 +12,7 @@ pub mod id;
 pub mod lock_holder;
 pub mod manifest;
 pub mod origin;
+pub mod pack;
 pub mod play;
 pub mod report;
 pub mod rot;

@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! OCA-VOLUME        {"format":1,"uuid":"…"}, sealed (`seal`)
-//! incoming/         unfinished downloads with their resume records
+//! incoming/         unfinished downloads with their resume records, and small objects that wait for their pack
 //! files/<16 hex>    complete, verified, immutable:
 //!                   data │ zeros to 4 KiB │ crc32c of each 256 KiB of data │ zeros │ trailer, 64 bytes
+//!                   data: one object, or the members of a pack and their index (`pack`)
 //! ```
 //!
 //! A file's number is unique on its appliance and never used again: a refill is a new file. Does no IO.
@@ -134,7 +135,7 @@ pub enum FileKind {
 pub struct Footer {
     pub kind: FileKind,
     pub data_bytes: u64,
-    /// BLAKE3 of the data: of an object file, the object's name.
+    /// BLAKE3 of the data: of an object file, the object's name; of a pack, `pack::identity`.
     pub digest: ObjectId,
     /// One per 256 KiB of data, the last perhaps of less.
     pub checksums: Vec<u32>,

@@ -18,6 +18,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use content::checksum::{PIECE_BYTES, crc32c};
+use content::pack;
 use content::rot::RotPlace;
 use content::volume::{ALIGNMENT_BYTES, FileKind, Footer, file_name, footer_offset};
 use nix::errno::Errno;
@@ -151,8 +152,12 @@ impl<D: DiskIo> Reader<D> {
         };
         let footer = Footer::parse(&opened.footer, file.data_bytes);
         let footer = footer.map_err(|_| Fault::File("its footer does not fit"))?;
-        // The checksums say that the bytes are the file's; this, that the file is the object's. A pack holds many.
-        if footer.kind == FileKind::Object && footer.digest != object {
+        // The checksums say that the bytes are the file's; this, that the file is the one that the catalogue means.
+        let is_it = match footer.kind {
+            FileKind::Object => footer.digest == object,
+            FileKind::Pack => pack::is_of(footer.digest, file.number),
+        };
+        if !is_it {
             return Err(Fault::File("it holds another object"));
         }
         let open = OpenFile { file: Rc::new(opened.file), checksums: footer.checksums.into() };

@@ -6,6 +6,7 @@ use std::sync::{Arc, LazyLock};
 
 use content::catalogue::{Contents, Entry, FileRecord, build, file::Catalogue};
 use content::id::{CatalogueKey, Extension, ObjectId, Tier};
+use content::pack;
 use content::token::{Claims, KeyRing, Signer};
 use content::volume::{
     Checksums, FILES_FOLDER, FileKind, Footer, MARKER_NAME, Marker, VolumeId, file_name, footer_offset,
@@ -106,6 +107,10 @@ impl Site {
 
     fn add_file(&mut self, volume: u16, number: u64, data: Vec<u8>, kind: FileKind, digest: ObjectId) {
         self.data_bytes.insert((volume, number), data.len());
+        let digest = match kind {
+            FileKind::Object => digest,
+            FileKind::Pack => pack::identity(digest, number),
+        };
         self.files.insert((volume, number), with_footer(data, kind, digest));
     }
 
