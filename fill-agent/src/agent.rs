@@ -11,6 +11,7 @@ use content::box_config::VolumeConfig;
 use content::control_socket::ServerRequest;
 use content::fill::FillRequest;
 use content::id::{MediaPath, ObjectId};
+use content::pack::PACK_BYTES;
 use content::report::Registration;
 use content::volume::{MARKER_NAME, VolumeId};
 use tokio::sync::mpsc;
@@ -45,6 +46,7 @@ pub struct Tuning {
     pub publish_every: Duration,
     pub patience: Patience,
     pub tick: Duration,
+    pub pack_bytes: u64,
 }
 
 impl Default for Tuning {
@@ -53,6 +55,7 @@ impl Default for Tuning {
             publish_every: Duration::from_secs(60),
             patience: Patience::default(),
             tick: Duration::from_millis(100),
+            pack_bytes: PACK_BYTES,
         }
     }
 }
@@ -115,6 +118,7 @@ fn begin(
         downloads_max: agent.downloads_max,
         volumes: paths.map(|path| (path.clone(), remembered.get(&path).map(|old| old.uuid))).collect(),
         publish_every_ms: u64::try_from(tuning.publish_every.as_millis()).unwrap_or(u64::MAX),
+        pack_bytes: tuning.pack_bytes,
     };
     let mut core = Core::new(settings, loaded, &StateFolder::manifests(&folder), state.keys());
     if let Err(reason) = numbers {
@@ -216,6 +220,14 @@ impl Shell {
                 if let Some(cancelled) = self.cancels.get(&object) {
                     cancelled.store(true, Ordering::Relaxed);
                 }
+            }
+            Action::Pack(job) => {
+                let (shop, to) = (self.shop.clone(), job.to.clone());
+                self.spawn(async move { Event::Packed { to, result: shop.pack(job).await } });
+            }
+            Action::CheckPack(check) => {
+                let (shop, at) = (self.shop.clone(), check.at.clone());
+                self.spawn(async move { Event::PackChecked { at, result: shop.check_pack(check).await } });
             }
             Action::Write(contents) => {
                 let (folder, generation) = (self.setup.config.state.clone(), contents.generation);
@@ -384,6 +396,8 @@ impl Shell {
             | Event::Manifest(_)
             | Event::Keys(_)
             | Event::Sources { .. }
+            | Event::Packed { .. }
+            | Event::PackChecked { .. }
             | Event::Told { .. } => {}
         }
     }
@@ -395,6 +409,10 @@ impl Shell {
             bytes_stored = count(&counters.bytes_stored),
             bad_pieces = count(&counters.bad_pieces),
             source_faults = count(&counters.faults),
+            packs_sealed = count(&counters.packs_sealed),
+            packs_rewritten = count(&counters.packs_rewritten),
+            pack_bytes_copied = count(&counters.pack_bytes_copied),
+            pack_members_lost = count(&counters.pack_members_lost),
             "since the start"
         );
     }

@@ -1,7 +1,7 @@
 //! One job on one object: pull it piece by piece, or check a complete file that is there already. Impure.
 //!
 //! ```text
-//!   job ── pull ──> tree (stored, or from a source) ──> allocate, recover ──> ranges of pieces ──> footer, rename
+//!   job ── pull ──> tree (stored, or from a source) ──> allocate, recover ──> ranges of pieces ──> footer, rename; small: wait for a pack
 //!      └── adopt ─> read and check the whole file
 //! ```
 //!
@@ -19,6 +19,7 @@ use content::checksum::PIECE_BYTES;
 use content::control_socket::FileName;
 use content::fill::FillSource;
 use content::id::ObjectId;
+use content::pack::{Member, SMALL_BELOW_BYTES};
 use content::rot::RotPlace;
 use content::tree::{Tree, tree_bytes};
 use http_body_util::Full;
@@ -32,6 +33,7 @@ use crate::aligned::PieceBuffer;
 use crate::clock::Clock;
 use crate::http::{Http, HttpError, Transfer};
 use crate::incoming::{self, DiskFault, IncomingFile};
+use crate::packing::{self, Checked, PackJob, Packed, SourceAt};
 use crate::rot;
 use crate::sources::{Attempt, Fault, Hosts, Next};
 use crate::volumes::file_path;
@@ -42,6 +44,8 @@ const PIECES_PER_REQUEST_MAX: u64 = 32;
 const DISK_WAIT: Duration = Duration::from_secs(60);
 /// Checking what is there reads whole files.
 const CHECK_WAIT: Duration = Duration::from_secs(3600);
+/// A pack is written or read in one go.
+const PACK_WAIT: Duration = Duration::from_secs(120);
 /// Between two looks whether the job is still wanted, while it waits for a source.
 const WAIT_STEP: Duration = Duration::from_millis(250);
 /// A job does not occupy its place for longer than this without a source that may be used.
@@ -67,7 +71,7 @@ pub enum Work {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is under `files/`, whole.
+    /// It is under `files/`, whole; a small one waits in `incoming/` for its pack.
     Stored,
     /// No source gave it; what came so far is kept.
     NoSource(String),
@@ -80,12 +84,48 @@ pub enum Outcome {
     Cancelled,
 }
 
+/// A pack that was found on a volume and is to be read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PackCheck {
+    /// Of the volume.
+    pub volume: PathBuf,
+    pub at: FileName,
+    pub data_bytes: u64,
+    pub members: Box<[Member]>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PackFault {
+    DiskFull,
+    VolumeFailed(String),
+}
+
+impl From<Stop> for PackFault {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::Disk(DiskFault::Full) => Self::DiskFull,
+            Stop::Disk(fault) => Self::VolumeFailed(fault.to_string()),
+            Stop::Hung => Self::VolumeFailed("the volume does not answer".to_owned()),
+            Stop::Source(what) => Self::VolumeFailed(what),
+            Stop::Cancelled => Self::VolumeFailed("cancelled".to_owned()),
+        }
+    }
+}
+
 /// Counted since the agent's start.
 #[derive(Debug, Default)]
 pub struct Counters {
     pub bytes_stored: AtomicU64,
     pub bad_pieces: AtomicU64,
     pub faults: AtomicU64,
+    /// With small objects that were just pulled.
+    pub packs_sealed: AtomicU64,
+    /// From other packs alone: half dead, or with a bad block.
+    pub packs_rewritten: AtomicU64,
+    /// From pack to pack.
+    pub pack_bytes_copied: AtomicU64,
+    /// Members that were not their object's any more.
+    pub pack_members_lost: AtomicU64,
 }
 
 /// What jobs share.
@@ -130,6 +170,29 @@ impl Workshop {
             Err(Stop::Hung) => Outcome::VolumeFailed("the volume does not answer".to_owned()),
             Err(Stop::Cancelled) => Outcome::Cancelled,
         }
+    }
+}
+
+impl Workshop {
+    /// Writes a pack.
+    pub async fn pack(&self, job: PackJob) -> Result<Packed, PackFault> {
+        let fresh = job.sources.iter().any(|source| matches!(source.at, SourceAt::Ready(_)));
+        let packed = on_disk(PACK_WAIT, move || packing::write(&job)).await.map_err(PackFault::from)?;
+        let counters = &self.counters;
+        let kind = if fresh { &counters.packs_sealed } else { &counters.packs_rewritten };
+        kind.fetch_add(1, Ordering::Relaxed);
+        counters.pack_bytes_copied.fetch_add(packed.copied_bytes, Ordering::Relaxed);
+        let lost = u64::try_from(packed.lost.len()).unwrap_or(u64::MAX);
+        counters.pack_members_lost.fetch_add(lost, Ordering::Relaxed);
+        Ok(packed)
+    }
+
+    /// Reads a pack that was found, whole.
+    pub async fn check_pack(&self, check: PackCheck) -> Result<Checked, PackFault> {
+        let PackCheck { volume, at, data_bytes, members } = check;
+        let path = file_path(&volume, at.file);
+        let done = on_disk(PACK_WAIT, move || packing::check(&path, at.file, data_bytes, &members)).await;
+        done.map_err(PackFault::from)
     }
 }
 
@@ -178,7 +241,8 @@ impl Pull<'_> {
         if self.job.bytes == 0 && file.verified() == 0 {
             file = self.push(file, PieceBuffer::default()).await?.0;
         }
-        on_disk(DISK_WAIT, move || file.finish()).await
+        let small = self.job.bytes < SMALL_BELOW_BYTES;
+        on_disk(DISK_WAIT, move || if small { file.wait_for_pack() } else { file.finish() }).await
     }
 
     /// The file to write to: from the tree that lies beside it, or one that a source gives.

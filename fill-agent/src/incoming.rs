@@ -4,11 +4,14 @@
 //! incoming/<number>.json   the resume record: which object this is, of how many bytes; sealed (`content::seal`)
 //! incoming/<number>.obao   its verification tree
 //! incoming/<number>.part   the file itself, allocated in full
+//! incoming/<number>.ready  the same of a small object, once it is complete: it waits for its pack (`packing`)
+//! incoming/<number>.pack   a pack that is being written
 //! ```
 //!
 //! The record holds no progress: a start reads the pieces and checks them against the tree, up to the first
 //! that is wrong. So a kill costs the piece that was on its way and nothing else, and a power cut what the disk had not got.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd as _;
@@ -49,6 +52,8 @@ pub struct Partial {
     pub number: u64,
     pub object: ObjectId,
     pub bytes: u64,
+    /// Complete: a small object that waits for its pack.
+    pub ready: bool,
 }
 
 /// Whose fault it is, and so what to do.
@@ -185,7 +190,7 @@ impl IncomingFile {
         let data_bytes = self.tree.object_bytes();
         let checksums = std::mem::take(&mut self.checksums).finish();
         let footer = Footer { kind: FileKind::Object, data_bytes, digest: self.object, checksums };
-        self.write_footer(&footer.to_bytes(), footer_offset(data_bytes))?;
+        write_footer(&self.file, &footer.to_bytes(), footer_offset(data_bytes))?;
         self.file.sync_all()?;
         self.sync_data()?;
         let number = self.number;
@@ -195,15 +200,11 @@ impl IncomingFile {
         Ok(())
     }
 
-    fn write_footer(&self, footer: &[u8], offset: u64) -> Result<(), DiskFault> {
-        let mut buffer = PieceBuffer::default();
-        let mut at = offset;
-        for part in footer.chunks(usize::try_from(PIECE_BYTES).unwrap_or(usize::MAX)) {
-            buffer.clear();
-            buffer.fill(part, part.len());
-            write_at(&self.file, buffer.padded(), at)?;
-            at = at.saturating_add(u64::try_from(part.len()).unwrap_or(0));
-        }
+    /// A small object is complete and waits for its pack. Not made to last: whoever packs it compares it with its name.
+    pub fn wait_for_pack(self) -> Result<(), DiskFault> {
+        assert_eq!(self.verified, self.tree.piece_count(), "an object is packed after its last piece");
+        let path = |extension| incoming_path(&self.volume, self.number, extension);
+        fs::rename(path("part"), path("ready"))?;
         Ok(())
     }
 
@@ -229,6 +230,18 @@ impl IncomingFile {
         forget_pages(&self.file);
         Ok(())
     }
+}
+
+pub(crate) fn write_footer(file: &File, footer: &[u8], offset: u64) -> io::Result<()> {
+    let mut buffer = PieceBuffer::default();
+    let mut at = offset;
+    for part in footer.chunks(usize::try_from(PIECE_BYTES).unwrap_or(usize::MAX)) {
+        buffer.clear();
+        buffer.fill(part, part.len());
+        write_at(file, buffer.padded(), at)?;
+        at = at.saturating_add(u64::try_from(part.len()).unwrap_or(0));
+    }
+    Ok(())
 }
 
 /// Reads a complete file whole and checks it against its object's name, its size and its own footer.
@@ -259,7 +272,7 @@ pub fn check_complete(path: &Path, object: ObjectId, bytes: u64) -> Result<(), D
     }
 }
 
-fn read_footer(file: &File, bytes: u64) -> Result<Vec<u8>, DiskFault> {
+pub(crate) fn read_footer(file: &File, bytes: u64) -> Result<Vec<u8>, DiskFault> {
     let mut footer = Vec::new();
     let mut buffer = PieceBuffer::default();
     let (mut at, end) = (footer_offset(bytes), file_bytes(bytes));
@@ -274,7 +287,7 @@ fn read_footer(file: &File, bytes: u64) -> Result<Vec<u8>, DiskFault> {
 
 /// Removes a download and its record; the record goes last, so that what is left of it is still known for what it is.
 pub fn discard(volume: &Path, number: u64) -> io::Result<()> {
-    for extension in ["part", "obao", "json"] {
+    for extension in ["part", "ready", "obao", "json"] {
         match fs::remove_file(incoming_path(volume, number, extension)) {
             Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
             _ => {}
@@ -282,6 +295,9 @@ pub fn discard(volume: &Path, number: u64) -> io::Result<()> {
     }
     Ok(())
 }
+
+/// What belongs to a download.
+const KEPT: [&str; 4] = ["json", "obao", "part", "ready"];
 
 /// The downloads that can go on. Removes what belongs to none: no valid record, a temporary file; and a rotten tree,
 /// which a source gives again.
@@ -296,9 +312,10 @@ pub fn leftovers(volume: &Path) -> io::Result<Vec<Partial>> {
         let partial = numbered(path).and_then(|number| valid_partial(volume, number));
         partials.extend(partial);
     }
+    let numbers: BTreeSet<_> = partials.iter().map(|partial: &Partial| partial.number).collect();
     for path in paths {
-        let number = numbered(&path).filter(|_| ["json", "obao", "part"].iter().any(|e| of(&path, e)));
-        let valid = number.is_some_and(|number| partials.iter().any(|partial| partial.number == number));
+        let number = numbered(&path).filter(|_| KEPT.iter().any(|e| of(&path, e)));
+        let valid = number.is_some_and(|number| numbers.contains(&number));
         if !valid {
             remove_leftover(&path)?;
         }
@@ -339,23 +356,25 @@ fn valid_partial(volume: &Path, number: u64) -> Option<Partial> {
     if !fits && let Err(cause) = fs::remove_file(incoming_path(volume, number, "obao")) {
         tracing::debug!(number, "no tree to remove: {cause}");
     }
+    let there = |extension| incoming_path(volume, number, extension).exists();
+    let (begun, ready) = (there("part"), there("ready"));
     let Record { object, bytes } = record;
-    incoming_path(volume, number, "part").exists().then_some(Partial { number, object, bytes })
+    (begun || ready).then_some(Partial { number, object, bytes, ready })
 }
 
-fn incoming_path(volume: &Path, number: u64, extension: &str) -> PathBuf {
+pub(crate) fn incoming_path(volume: &Path, number: u64, extension: &str) -> PathBuf {
     volume.join(INCOMING_FOLDER).join(format!("{}.{extension}", file_name(number)))
 }
 
 /// Past the page cache where the filesystem can: serving's memory is left alone (DESIGN §5).
-fn open_direct(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+pub(crate) fn open_direct(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     match options.clone().custom_flags(OFlag::O_DIRECT.bits()).open(path) {
         Err(cause) if cause.raw_os_error() == Some(nix::libc::EINVAL) => options.open(path),
         other => other,
     }
 }
 
-fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+pub(crate) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     match file.write_all_at(bytes, offset) {
         // A disk whose logical block is larger than ours: go on through the page cache.
         Err(cause) if cause.raw_os_error() == Some(nix::libc::EINVAL) => {
@@ -368,7 +387,7 @@ fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     }
 }
 
-fn allocate(file: &File, bytes: u64) -> io::Result<()> {
+pub(crate) fn allocate(file: &File, bytes: u64) -> io::Result<()> {
     let length = i64::try_from(bytes).map_err(io::Error::other)?;
     match fallocate(file, FallocateFlags::empty(), 0, length) {
         Err(Errno::EOPNOTSUPP) => file.set_len(bytes),
@@ -377,10 +396,19 @@ fn allocate(file: &File, bytes: u64) -> io::Result<()> {
 }
 
 /// Nothing depends on it: a hint, for where O_DIRECT was not to be had.
-fn forget_pages(file: &File) {
+pub(crate) fn forget_pages(file: &File) {
     if let Err(errno) = posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED) {
         tracing::debug!("posix_fadvise: {errno}");
     }
+}
+
+/// The small objects that wait on a volume for their pack; changes nothing.
+pub fn waiting(volume: &Path) -> Vec<ObjectId> {
+    let entries = fs::read_dir(volume.join(INCOMING_FOLDER)).into_iter().flatten().flatten();
+    let ready = |path: &Path| path.extension().is_some_and(|extension| extension == "ready");
+    let numbers = entries.map(|entry| entry.path()).filter(|path| ready(path));
+    let numbers = numbers.filter_map(|path| path.file_stem()?.to_str().and_then(file_number));
+    numbers.filter_map(|number| valid_partial(volume, number)).map(|partial| partial.object).collect()
 }
 
 /// Where a finished file is, for those who know only its name.
@@ -495,7 +523,7 @@ mod tests {
         fs::write(folder.join("0000000000000004.json.tmp"), b"x").unwrap();
         let mut found = leftovers(volume.path()).unwrap();
         found.sort_by_key(|partial| partial.number);
-        assert_eq!(found, [1, 3].map(|number| Partial { number, object: id, bytes: 600_000 }));
+        assert_eq!(found, [1, 3].map(|number| Partial { number, object: id, bytes: 600_000, ready: false }));
         assert_eq!(fs::read_dir(folder).unwrap().count(), 5);
         assert_eq!(open(volume.path(), 3, id, tree, Some(&encoded)).unwrap().verified(), 1, "it goes on");
     }

@@ -13,7 +13,7 @@
 //! ```
 //!
 //! `agent` is the shell around `core`: it runs each action as a task and feeds what came of it back. Clock, files,
-//! sockets and threads are in `clock`, `agent`, `state_folder`, `generations`, `volumes`, `incoming`, `http`,
+//! sockets and threads are in `clock`, `agent`, `state_folder`, `generations`, `volumes`, `incoming`, `packing`, `http`,
 //! `control`, `server_link`, `rot`, `savings` and `download` only. Read `core` first, then `download` and `incoming`.
 
 pub mod agent;
@@ -27,6 +27,7 @@ pub mod download;
 pub mod generations;
 pub mod http;
 pub mod incoming;
+pub mod packing;
 pub mod plan;
 pub mod rot;
 pub mod savings;

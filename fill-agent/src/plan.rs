@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use content::control_socket::FileName;
 use content::id::ObjectId;
+use content::pack::{self, SMALL_BELOW_BYTES};
 use content::volume::{VolumeId, file_bytes};
 
 use crate::desired::Desired;
@@ -30,9 +31,16 @@ pub struct Held {
     pub file: u64,
     /// Of the object.
     pub bytes: u64,
+    /// Where in the pack; None: the file is the object's own.
+    pub packed_at: Option<u32>,
 }
 
 impl Held {
+    /// What it takes up: its file, or its share of a pack.
+    fn room(&self) -> u64 {
+        if self.packed_at.is_some() { pack_share(self.bytes) } else { file_bytes(self.bytes) }
+    }
+
     pub fn name(&self) -> FileName {
         FileName { uuid: self.uuid, file: self.file }
     }
@@ -47,6 +55,8 @@ pub struct Plan {
     pub release: Vec<(ObjectId, Held)>,
     /// Held and asked for.
     pub keep: usize,
+    /// On a volume already: pulled and not in a pack yet, or in a pack that the server withdrew.
+    pub to_pack: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,9 +74,25 @@ pub struct Refused {
     pub largest_free: Option<u64>,
 }
 
-/// The volume with the most room that takes a file of an object of `bytes`; the first of equals.
+/// What a small object takes up in a pack: its place and its line of the index; the pack's footer is a thousandth more.
+pub fn pack_share(bytes: u64) -> u64 {
+    pack::span_bytes(bytes).saturating_add(pack::RECORD_BYTES)
+}
+
+/// What an object takes up once it is held.
+pub fn room_of(bytes: u64) -> u64 {
+    if bytes < SMALL_BELOW_BYTES { pack_share(bytes) } else { file_bytes(bytes) }
+}
+
+/// What must be free to pull it: a small object is there twice while its pack is written.
+pub fn room_to_pull(bytes: u64) -> u64 {
+    let twice = if bytes < SMALL_BELOW_BYTES { pack_share(bytes) } else { 0 };
+    file_bytes(bytes).saturating_add(twice)
+}
+
+/// The volume with the most room that takes an object of `bytes`; the first of equals.
 pub fn choose(volumes: &[Space], bytes: u64) -> Option<usize> {
-    let needed = file_bytes(bytes);
+    let needed = room_to_pull(bytes);
     let fitting = volumes.iter().enumerate().filter(|(_, space)| space.usable() >= needed);
     let by_room = |space: &Space| std::cmp::Reverse(space.usable());
     fitting.min_by_key(|(_, space)| by_room(space)).map(|(index, _)| index)
@@ -78,9 +104,11 @@ pub fn plan(
     held: &BTreeMap<ObjectId, Held>,
     volumes: &[Space],
     withdrawn: &BTreeSet<FileName>,
+    waiting: &BTreeSet<ObjectId>,
 ) -> Plan {
     let mut plan = Plan::default();
     let mut room = volumes.to_vec();
+    let there = |at: &Held| volumes.iter().any(|volume| volume.uuid == at.uuid);
     for (object, at) in held {
         if !desired.wants(object) {
             plan.release.push((*object, *at));
@@ -88,17 +116,20 @@ pub fn plan(
         }
     }
     for (object, wanted) in desired.by_rank() {
-        let here = held.get(&object).filter(|at| {
-            volumes.iter().any(|volume| volume.uuid == at.uuid) && !withdrawn.contains(&at.name())
-        });
+        let here = held.get(&object).filter(|at| there(at) && !withdrawn.contains(&at.name()));
         if here.is_some() {
             plan.keep += 1;
+            continue;
+        }
+        let in_pack = held.get(&object).is_some_and(|at| at.packed_at.is_some() && there(at));
+        if in_pack || waiting.contains(&object) {
+            plan.to_pack += 1;
             continue;
         }
         match choose(&room, wanted.bytes) {
             Some(index) => {
                 let space = &mut room[index];
-                space.bytes_free = space.bytes_free.saturating_sub(file_bytes(wanted.bytes));
+                space.bytes_free = space.bytes_free.saturating_sub(room_of(wanted.bytes));
                 plan.fetch.push(Fetch { object, bytes: wanted.bytes, volume: space.uuid });
             }
             None => {
@@ -112,7 +143,7 @@ pub fn plan(
 
 fn give_back(room: &mut [Space], at: &Held) {
     if let Some(space) = room.iter_mut().find(|space| space.uuid == at.uuid) {
-        space.bytes_free = space.bytes_free.saturating_add(file_bytes(at.bytes));
+        space.bytes_free = space.bytes_free.saturating_add(at.room());
     }
 }
 
@@ -164,6 +195,7 @@ mod tests {
             &BTreeMap::new(),
             &[space(1, 10 * MIB)],
             &BTreeSet::new(),
+            &BTreeSet::new(),
         );
         let fetched: Vec<_> = plan.fetch.iter().map(|fetch| fetch.object).collect();
         assert_eq!(fetched, [object(1), object(3)]);
@@ -173,13 +205,25 @@ mod tests {
 
     #[test]
     fn a_withdrawn_file_and_a_lost_volume_are_pulled_again() {
-        let at = |id, file| Held { uuid: VolumeId([id; 16]), file, bytes: MIB };
+        let at = |id, file| Held { uuid: VolumeId([id; 16]), file, bytes: MIB, packed_at: None };
         let held = BTreeMap::from([(object(1), at(1, 1)), (object(2), at(2, 2)), (object(3), at(9, 3))]);
         let withdrawn = BTreeSet::from([at(2, 2).name()]);
         let wanted = desired(&[(1, MIB), (2, MIB), (3, MIB)]);
-        let plan = plan(&wanted, &held, &[space(1, 10 * MIB), space(2, 10 * MIB)], &withdrawn);
+        let plan =
+            plan(&wanted, &held, &[space(1, 10 * MIB), space(2, 10 * MIB)], &withdrawn, &BTreeSet::new());
         let fetched: Vec<_> = plan.fetch.iter().map(|fetch| fetch.object).collect();
         assert_eq!((plan.keep, fetched), (1, vec![object(2), object(3)]));
+    }
+
+    #[test]
+    fn what_waits_for_its_pack_or_is_in_a_withdrawn_one_is_not_pulled_again() {
+        let packed = |file| Held { uuid: VolumeId([1; 16]), file, bytes: 70, packed_at: Some(0) };
+        let held = BTreeMap::from([(object(1), packed(4)), (object(2), packed(5))]);
+        let withdrawn = BTreeSet::from([packed(5).name()]);
+        let wanted = desired(&[(1, 70), (2, 70), (3, 70), (4, 70)]);
+        let plan = plan(&wanted, &held, &[space(1, 10 * MIB)], &withdrawn, &BTreeSet::from([object(3)]));
+        assert_eq!((plan.keep, plan.to_pack, plan.fetch.len()), (1, 2, 1));
+        assert_eq!(room_of(70), 4096 + 40);
     }
 
     proptest! {
@@ -192,16 +236,16 @@ mod tests {
             let sizes: BTreeMap<u32, u64> = sizes.into_iter().collect();
             let sizes: Vec<_> = sizes.into_iter().collect();
             let volumes: Vec<_> = (0u8..).zip(free).map(|(id, free)| space(id, free)).collect();
-            let at = |seed: u32| Held { uuid: VolumeId([0; 16]), file: u64::from(seed), bytes: MIB };
+            let at = |seed: u32| Held { uuid: VolumeId([0; 16]), file: u64::from(seed), bytes: MIB, packed_at: None };
             let held: BTreeMap<_, _> = held_seeds.iter().map(|seed| (object(*seed), at(*seed))).collect();
             let wanted = desired(&sizes);
-            let plan = plan(&wanted, &held, &volumes, &BTreeSet::new());
+            let plan = plan(&wanted, &held, &volumes, &BTreeSet::new(), &BTreeSet::new());
             prop_assert_eq!(plan.fetch.len() + plan.wont_fit.len() + plan.keep, wanted.objects.len());
             let unwanted = held.keys().filter(|object| !wanted.wants(object)).count();
             prop_assert_eq!(plan.release.len(), unwanted);
             for volume in &volumes {
                 let put: u64 = plan.fetch.iter().filter(|f| f.volume == volume.uuid)
-                    .map(|f| file_bytes(f.bytes)).sum();
+                    .map(|f| room_of(f.bytes)).sum();
                 let freed: u64 = plan.release.iter().filter(|(_, at)| at.uuid == volume.uuid)
                     .map(|(_, at)| file_bytes(at.bytes)).sum();
                 prop_assert!(put <= volume.bytes_free + freed);

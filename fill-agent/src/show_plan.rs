@@ -15,6 +15,7 @@ use crate::control::{ControlError, ManifestAnswer};
 use crate::desired::Desired;
 use crate::generations;
 use crate::http::Patience;
+use crate::incoming;
 use crate::plan::{Held, Plan, Space, plan};
 use crate::server_link::ServerLink;
 use crate::shelf::Shelf;
@@ -46,7 +47,8 @@ pub async fn show(setup: &AgentSetup) -> Result<String, PlanError> {
         Err(_) => BTreeSet::new(),
     };
     let desired = Desired::of(&manifest, &setup.config.agent.appliance);
-    let plan = plan(&desired, &held, &spaces, &withdrawn);
+    let waiting = setup.config.volumes.iter().flat_map(|volume| incoming::waiting(&volume.path)).collect();
+    let plan = plan(&desired, &held, &spaces, &withdrawn, &waiting);
     let view = View { manifest: &manifest, desired: &desired, held: &held, notes: &notes, plan: &plan };
     Ok(view.text(loaded.contents.generation).unwrap_or_default())
 }
@@ -98,6 +100,9 @@ impl View<'_> {
             desired.objects.len(),
             plan.keep
         )?;
+        if plan.to_pack > 0 {
+            writeln!(out, "on a volume and to be put into a pack: {} objects", plan.to_pack)?;
+        }
         let pulled: u64 = plan.fetch.iter().map(|fetch| fetch.bytes).sum();
         writeln!(out, "\nwould be pulled, in this order: {} objects, {pulled} bytes", plan.fetch.len())?;
         for fetch in &plan.fetch {

@@ -11,16 +11,18 @@ use std::path::{Path, PathBuf};
 use content::control_socket::FileName;
 use content::id::ObjectId;
 use content::lock_holder;
+use content::pack::{self, Member};
 use content::rot::RotPlace;
 use content::volume::{
-    FILES_FOLDER, INCOMING_FOLDER, MARKER_NAME, Marker, TRAILER_BYTES, Trailer, VolumeId, file_bytes,
-    file_name, file_number,
+    FILES_FOLDER, FileKind, INCOMING_FOLDER, MARKER_NAME, Marker, TRAILER_BYTES, Trailer, VolumeId,
+    file_bytes, file_name, file_number,
 };
 use nix::fcntl::Flock;
 use nix::sys::statvfs::{FsFlags, statvfs};
 use serde::{Deserialize, Serialize};
 
 use crate::incoming::{self, Partial};
+use crate::packing;
 use crate::rot;
 use crate::state_folder::hold_alone;
 
@@ -240,12 +242,28 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
 /// What lies on a volume.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scan {
-    /// Complete files that the agent did not know: number, object and its size as their trailers say.
-    pub strangers: Vec<(u64, Option<ObjectId>, u64)>,
+    /// Complete files that the agent did not know.
+    pub strangers: Vec<Stranger>,
     /// Files that it thought were there and are not, or are of another length.
     pub missing: Vec<FileName>,
     /// Unfinished downloads that can go on.
     pub partials: Vec<Partial>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stranger {
+    pub number: u64,
+    pub data_bytes: u64,
+    pub found: Found,
+}
+
+/// What a file says that it is; its bytes are not checked yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    Object(ObjectId),
+    Pack(Box<[Member]>),
+    /// Its trailer or its index cannot be read: it is of no use.
+    Unknown,
 }
 
 /// Reads both folders. `known` is what the catalogue says of this volume: number and data bytes. Removes leftovers that
@@ -267,13 +285,23 @@ pub fn scan(path: &Path, uuid: VolumeId, known: &BTreeMap<u64, u64>) -> io::Resu
             scan.missing.push(FileName { uuid, file: *number });
         }
     }
-    for (number, length) in seen {
-        let trailer = read_trailer(&file_path(path, number), length).ok();
-        let fits = trailer.filter(|trailer| file_bytes(trailer.data_bytes) == length);
-        let bytes = fits.as_ref().map_or(length, |trailer| trailer.data_bytes);
-        scan.strangers.push((number, fits.map(|trailer| trailer.digest), bytes));
-    }
+    scan.strangers = seen.into_iter().map(|(number, length)| stranger(path, number, length)).collect();
     Ok(scan)
+}
+
+fn stranger(volume: &Path, number: u64, length: u64) -> Stranger {
+    let path = file_path(volume, number);
+    let trailer = read_trailer(&path, length).ok().filter(|trailer| file_bytes(trailer.data_bytes) == length);
+    let data_bytes = trailer.as_ref().map_or(length, |trailer| trailer.data_bytes);
+    let found = match trailer {
+        Some(Trailer { kind: FileKind::Object, digest, .. }) => Found::Object(digest),
+        Some(Trailer { kind: FileKind::Pack, digest, .. }) if pack::is_of(digest, number) => {
+            let members = packing::read_index(&path, data_bytes).ok().flatten();
+            members.map_or(Found::Unknown, |members| Found::Pack(members.into()))
+        }
+        Some(_) | None => Found::Unknown,
+    };
+    Stranger { number, data_bytes, found }
 }
 
 fn read_trailer(path: &Path, length: u64) -> io::Result<Trailer> {
@@ -373,7 +401,7 @@ mod tests {
         fs::write(folder.path().join(FILES_FOLDER).join("notes"), b"x").unwrap();
         let known = BTreeMap::from([(2, 10)]);
         let scan = scan(folder.path(), uuid, &known).unwrap();
-        assert_eq!(scan.strangers, [(4, None, 100)]);
+        assert_eq!(scan.strangers, [Stranger { number: 4, data_bytes: 100, found: Found::Unknown }]);
         assert_eq!(scan.missing, [FileName { uuid, file: 2 }]);
     }
 }

@@ -34,7 +34,7 @@ fn start_with(lab: &Lab, script: &str) -> Option<Process> {
 #[test]
 fn a_disk_that_is_full_though_it_said_it_had_room_gives_way_to_another() {
     let lab = Lab::new(2);
-    let (film, small) = (Object::new(1, 3 * PIECE), Object::new(2, 10));
+    let (film, small) = (Object::new(1, 5 * PIECE), Object::new(2, 10));
     lab.ask_for(&[("film", &film), ("film", &small)]);
     // Room for terabytes, but for no more than two files of ours.
     let script = "mount -t tmpfs -o size=9t,nr_inodes=6 none \"$0\"";

@@ -11,7 +11,7 @@ use content::report::{Health, Report, VolumeState};
 use lab::{Lab, Object, PIECE, number_of};
 
 fn two() -> (Object, Object) {
-    (Object::new(1, 2 * PIECE + 9), Object::new(2, 40_000))
+    (Object::new(1, 5 * PIECE + 9), Object::new(2, 40_000))
 }
 
 fn is_complete(report: &Report, version: u64) -> bool {

@@ -1,7 +1,7 @@
 //! What is pulled next, where to, and from whom: the delta in order of worth, so many at a time.
 //!
 //! ```text
-//!   queued ──sources known, a volume has room──> active ──stored──> held
+//!   queued ──sources known, a volume has room──> active ──stored──> held; small: ready (`pack`)
 //!     ^  └─ a spare file has it: checked instead of pulled              │
 //!     └───────────── no source, disk full, volume failed (later) ──────┘
 //! ```
@@ -11,7 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use content::control_socket::FileName;
 use content::fill::{FILL_REQUEST_OBJECTS_MAX, FillAnswer, FillSource};
 use content::id::ObjectId;
-use content::volume::{VolumeId, file_bytes};
+use content::pack::SMALL_BELOW_BYTES;
+use content::volume::VolumeId;
 
 use super::reasons::Numberless;
 use super::{Action, Core, Retry};
@@ -19,8 +20,9 @@ use crate::clock::Now;
 use crate::control::ControlError;
 use crate::download::{Job, Outcome, Work};
 use crate::incoming::Partial;
-use crate::plan::{Held, choose};
+use crate::plan::{Held, choose, room_to_pull};
 use crate::sources::until_open_ms;
+use crate::volumes::Found;
 
 /// So far ahead of the downloads sources are asked for.
 const SOURCES_AHEAD: usize = 64;
@@ -91,7 +93,7 @@ impl State {
     /// Bytes that active downloads may still take up on a volume, at most.
     pub fn reserved(&self, uuid: VolumeId) -> u64 {
         let here = self.active.values().filter(|active| active.at.uuid == uuid && !active.adopts);
-        here.map(|active| file_bytes(active.bytes)).sum()
+        here.map(|active| room_to_pull(active.bytes)).sum()
     }
 
     pub fn forget_volume(&mut self, uuid: VolumeId) {
@@ -99,8 +101,21 @@ impl State {
         self.stale = true;
     }
 
+    /// Of two, the one that was there first goes on.
     pub fn resume(&mut self, uuid: VolumeId, partial: Partial) {
-        self.partials.insert(partial.object, (uuid, partial));
+        let (object, file) = (partial.object, FileName { uuid, file: partial.number });
+        match self.active.get(&object) {
+            Some(active) if active.at == file => return,
+            Some(_) => return self.dead.push(file),
+            None if self.partials.contains_key(&object) => return self.dead.push(file),
+            None => {}
+        }
+        self.partials.insert(object, (uuid, partial));
+    }
+
+    /// What lies in `incoming/` under this number is of no use any more.
+    pub fn discard_later(&mut self, file: FileName) {
+        self.dead.push(file);
     }
 
     pub fn is_active_file(&self, file: &FileName) -> bool {
@@ -194,11 +209,12 @@ impl Core {
     /// The queue from the delta; cancels and discards what is not wanted any more.
     fn make_queue(&mut self, actions: &mut Vec<Action>) {
         let Some(desired) = &self.control.desired else { return };
-        let fill = &mut self.fill;
+        let (fill, pack) = (&mut self.fill, &self.pack);
+        let there = |object: &ObjectId| self.shelf.holds(object) || pack.is_ready(object);
         fill.queue = desired
             .objects
             .iter()
-            .filter(|(object, _)| !self.shelf.holds(object) && !fill.active.contains_key(object))
+            .filter(|(object, _)| !there(object) && !fill.active.contains_key(object))
             .map(|(object, wanted)| (wanted.rank, *object))
             .collect();
         fill.unplaced.clear();
@@ -220,6 +236,7 @@ impl Core {
             .map(|(object, _)| *object)
             .collect();
         useless.iter().for_each(|object| self.discard_partial(object, actions));
+        self.discard_ready(actions);
     }
 
     fn discard_partial(&mut self, object: &ObjectId, actions: &mut Vec<Action>) {
@@ -258,9 +275,16 @@ impl Core {
             return None;
         }
         let usable = |uuid| self.volumes.slot_of(uuid).is_some();
-        if let Some(spare) = self.shelf.adoptable(&object, usable).filter(|spare| spare.bytes == bytes) {
-            let volume = self.volume_path(spare.uuid)?;
-            return Some(Job { object, bytes, at: spare.name(), volume, work: Work::Adopt });
+        if let Some((file, spare)) = self.shelf.adoptable(&object, usable) {
+            match &spare.found {
+                Found::Object(_) if spare.data_bytes == bytes => {
+                    let volume = self.volume_path(file.uuid)?;
+                    return Some(Job { object, bytes, at: file.clone(), volume, work: Work::Adopt });
+                }
+                // `pack` has it checked; then it is held, or not to be had from there.
+                Found::Pack(_) => return None,
+                Found::Object(_) | Found::Unknown => {}
+            }
         }
         let known = self.fill.sources.get(&object)?;
         let open = known.sources.iter().any(|source| until_open_ms(source, now) == 0);
@@ -385,10 +409,10 @@ impl Core {
 
     pub(super) fn on_job_ended(&mut self, object: ObjectId, outcome: Outcome, now: Now) {
         let Some(active) = self.fill.active.remove(&object) else { return };
-        let at = Held { uuid: active.at.uuid, file: active.at.file, bytes: active.bytes };
+        let at = Held { uuid: active.at.uuid, file: active.at.file, bytes: active.bytes, packed_at: None };
         self.fill.sources.remove(&object);
         match outcome {
-            Outcome::Stored => self.on_stored(object, at),
+            Outcome::Stored => self.on_stored(object, at, active.adopts),
             Outcome::NoSource(reason) => {
                 self.keep_partial(object, &active);
                 self.trouble(object, &reason, now);
@@ -411,7 +435,7 @@ impl Core {
         self.requeue(object);
     }
 
-    fn on_stored(&mut self, object: ObjectId, at: Held) {
+    fn on_stored(&mut self, object: ObjectId, at: Held, adopted: bool) {
         self.fill.partials.remove(&object);
         self.fill.trouble.remove(&object);
         if self.volumes.slot_of(at.uuid).is_none() {
@@ -420,6 +444,11 @@ impl Core {
         }
         self.volume_worked(at.uuid);
         self.fill.room_said = false;
+        if at.bytes < SMALL_BELOW_BYTES && !adopted {
+            let partial = Partial { number: at.file, object, bytes: at.bytes, ready: true };
+            self.put_ready(at.uuid, partial);
+            return;
+        }
         self.shelf.hold(object, at);
         if !self.control.desired.as_ref().is_some_and(|desired| desired.wants(&object)) {
             self.shelf.release(&object, false);
@@ -438,7 +467,7 @@ impl Core {
     /// What came so far stays on its volume, for the next attempt.
     fn keep_partial(&mut self, object: ObjectId, active: &Active) {
         if !active.adopts {
-            let partial = Partial { number: active.at.file, object, bytes: active.bytes };
+            let partial = Partial { number: active.at.file, object, bytes: active.bytes, ready: false };
             self.fill.partials.insert(object, (active.at.uuid, partial));
         }
     }
@@ -446,7 +475,7 @@ impl Core {
     fn requeue(&mut self, object: ObjectId) {
         let wanted = self.control.desired.as_ref().and_then(|desired| desired.objects.get(&object));
         match wanted {
-            Some(wanted) if !self.shelf.holds(&object) => {
+            Some(wanted) if !self.shelf.holds(&object) && !self.pack.is_ready(&object) => {
                 self.fill.queue.insert(wanted.rank, object);
             }
             // Its leftovers are discarded when the queue is made anew.

@@ -3,10 +3,11 @@
 //!
 //! [`Core::step`] takes the event into the state and then looks what can be begun. Each concern has its module:
 //! `control` (register, manifest, keys, orders), `volume` (which disks are there), `fill` (what is pulled, and where
-//! to), `publish` (the next generation, what may be unlinked), `report`.
+//! to), `pack` (small objects into packs), `publish` (the next generation, what may be unlinked), `report`.
 
 mod control;
 mod fill;
+mod pack;
 mod publish;
 mod reasons;
 mod report;
@@ -30,8 +31,9 @@ use content::volume::VolumeId;
 
 use crate::clock::Now;
 use crate::control::ControlError;
-use crate::download::{Job, Outcome};
+use crate::download::{Job, Outcome, PackCheck, PackFault};
 use crate::generations::Loaded;
+use crate::packing::{Checked, PackJob, Packed};
 use crate::server_link::ServerError;
 use crate::shelf::Shelf;
 use crate::state_folder::TokenKeys;
@@ -48,6 +50,8 @@ pub struct Settings {
     pub volumes: Vec<(PathBuf, Option<VolumeId>)>,
     /// While filling, a generation is published at most this often.
     pub publish_every_ms: u64,
+    /// A pack is sealed when its members have so many bytes.
+    pub pack_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -78,6 +82,14 @@ pub enum Event {
     Numbers(Result<u64, String>),
     /// What could not be saved in the state folder, a sentence each; empty: all could.
     Unsaved(Vec<String>),
+    Packed {
+        to: FileName,
+        result: Result<Packed, PackFault>,
+    },
+    PackChecked {
+        at: FileName,
+        result: Result<Checked, PackFault>,
+    },
     /// The generation is on the disk and current, or not.
     Written(Result<u64, String>),
     /// The server's answer to anything but a plain status.
@@ -118,6 +130,8 @@ pub enum Action {
     },
     Start(Job),
     Cancel(ObjectId),
+    Pack(PackJob),
+    CheckPack(PackCheck),
     Write(Box<Contents>),
     Tell(Tell, ServerRequest),
     Unlink {
@@ -140,6 +154,7 @@ pub struct Core {
     control: control::State,
     volumes: volume::State,
     fill: fill::State,
+    pack: pack::State,
     publish: publish::State,
     report: report::State,
     reasons: reasons::State,
@@ -153,6 +168,7 @@ impl Core {
             control: control::State::new(keys),
             volumes: volume::State::new(settings.volumes.iter().map(|(_, uuid)| *uuid)),
             fill: fill::State::default(),
+            pack: pack::State::default(),
             publish: publish::State::new(loaded),
             report: report::State::default(),
             reasons: reasons::State::default(),
@@ -181,6 +197,8 @@ impl Core {
         self.drive_volumes(now, &mut actions);
         // After the fill: what it begins now is not the end of the delta.
         self.drive_fill(now, &mut actions);
+        let due = self.publish_due(now);
+        self.drive_packs(due, now, &mut actions);
         self.drive_publish(now, &mut actions);
         actions
     }
@@ -200,6 +218,8 @@ impl Core {
             Event::JobEnded { object, outcome } => self.on_job_ended(object, outcome, now),
             Event::Numbers(answer) => self.on_numbers(answer, now),
             Event::Unsaved(what) => self.reasons.unsaved = what,
+            Event::Packed { to, result } => self.on_packed(&to, result, now),
+            Event::PackChecked { at, result } => self.on_pack_checked(&at, result, now),
             Event::Written(result) => self.on_written(result, now),
             Event::Told { told, answer } => self.on_told(told, answer, now),
         }
@@ -239,7 +259,7 @@ impl Core {
         if withdrawn > 0 {
             tracing::warn!(
                 objects = withdrawn,
-                "the server withdrew files with bad blocks: they are pulled again"
+                "the server withdrew files with bad blocks: they are pulled again, of a pack only what is spoilt"
             );
             self.publish.urgent = true;
             self.fill.stale = true;

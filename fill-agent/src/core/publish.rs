@@ -81,14 +81,17 @@ pub(super) fn find<'a>(contents: &'a Contents, key: &CatalogueKey) -> Option<&'a
 
 impl Core {
     pub(super) fn drive_publish(&mut self, now: Now, actions: &mut Vec<Action>) {
-        if self.publish_due(now) {
+        // What is urgent does not wait for packs: it is a loss that others should know of.
+        let now_or_never = self.publish.urgent || (self.shelf.changed() && self.packs_are_flushed(now));
+        if now_or_never && self.publish_due(now) {
             self.begin_write(now, actions);
         }
         self.tell_server(now, actions);
         self.unlink(now, actions);
     }
 
-    fn publish_due(&self, now: Now) -> bool {
+    /// There is something to publish, or to seal and publish, and it is time.
+    pub(super) fn publish_due(&self, now: Now) -> bool {
         let publish = &self.publish;
         if publish.writing.is_some() || !publish.write.ready(now) || !self.volumes.ready {
             return false;
@@ -97,8 +100,9 @@ impl Core {
         if publish.last_ms != 0 && since < URGENT_EVERY_MS {
             return false;
         }
-        let due = self.fill.is_idle() || since >= self.settings.publish_every_ms;
-        publish.urgent || (self.shelf.changed() && due)
+        let idle = self.fill.is_idle() && !self.pack.is_checking();
+        let due = idle || since >= self.settings.publish_every_ms;
+        publish.urgent || ((self.shelf.changed() || self.has_ready()) && due)
     }
 
     fn begin_write(&mut self, now: Now, actions: &mut Vec<Action>) {
@@ -107,6 +111,7 @@ impl Core {
         let forced = (self.publish.urgent && behind) || std::mem::take(&mut self.publish.unnamed);
         self.publish.urgent = false;
         let last = if forced { Contents::default() } else { self.publish.current.clone() };
+        self.published_packs();
         let Some(contents) = self.shelf.next_generation(&last) else { return };
         self.publish.write.begin();
         self.publish.last_ms = now.ms.max(1);
@@ -194,9 +199,10 @@ impl Core {
         self.publish.last_tidy = now.ms;
         let oldest = self.server.as_ref().filter(|status| status.generation != 0).map(|s| s.oldest_in_use);
         let files = self.shelf.unlinkable(oldest, desired);
-        let removable =
-            |file: &&FileName| !self.fill.is_active_file(file) && self.volumes.is_writable(file.uuid);
-        for file in files.iter().filter(removable).cloned().collect::<Vec<_>>() {
+        let in_work = |file: &FileName| self.fill.is_active_file(file) || self.pack.is_in_work(file);
+        let removable = |file: &FileName| !in_work(file) && self.volumes.is_writable(file.uuid);
+        let files: Vec<_> = files.into_iter().filter(removable).collect();
+        for file in files {
             self.remove_file(&file, actions);
         }
         if let Some(oldest_in_use) = oldest.filter(|oldest| *oldest != self.publish.tidied) {

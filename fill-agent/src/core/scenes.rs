@@ -68,6 +68,7 @@ impl Scene {
             downloads_max: 3,
             volumes: (0..volumes.len()).map(|slot| (PathBuf::from(format!("v{slot}")), None)).collect(),
             publish_every_ms: 60_000,
+            pack_bytes: 64 << 20,
         };
         let serves =
             |uuid: &VolumeId| ServedVolume { uuid: *uuid, usable: true, read_errors: 0, read_latency_us: 0 };

@@ -11,15 +11,13 @@
 //! What a volume held is withdrawn the moment it is away; when it is back its files are found by the scan and, if
 //! still wanted, held again once they have been read in full.
 
-use std::collections::BTreeMap;
-
 use content::control_socket::ServerStatus;
 use content::report::VolumeState;
-use content::volume::{VolumeId, file_bytes};
+use content::volume::VolumeId;
 
 use super::{Action, Core};
 use crate::clock::Now;
-use crate::plan::Space;
+use crate::plan::{Space, room_to_pull};
 use crate::volumes::{Probed, Scan, VolumeFault};
 
 /// After a write failed, the volume is left alone for this long; twice as long each time, until something was stored
@@ -102,6 +100,16 @@ impl State {
         self.slot_of(uuid).is_some_and(|slot| !self.slots[slot].read_only)
     }
 
+    pub fn writable(&self) -> Vec<VolumeId> {
+        let writable = self.slots.iter().filter(|slot| slot.stage == Stage::Usable && !slot.read_only);
+        writable.filter_map(|slot| slot.uuid).collect()
+    }
+
+    /// As last seen, less what is spoken for.
+    pub fn free_on(&self, uuid: VolumeId) -> u64 {
+        self.slots.iter().find(|slot| slot.uuid == Some(uuid)).map_or(0, |slot| slot.bytes_free)
+    }
+
     pub fn any_usable(&self) -> bool {
         self.slots.iter().any(|slot| slot.stage == Stage::Usable)
     }
@@ -140,10 +148,7 @@ impl Core {
         for (slot, volume) in self.volumes.slots.iter_mut().enumerate() {
             let Some(uuid) = volume.uuid.filter(|_| volume.stage == Stage::ToScan) else { continue };
             volume.stage = Stage::Scanning;
-            let mut known: BTreeMap<u64, u64> = BTreeMap::new();
-            for held in self.shelf.held().values().filter(|held| held.uuid == uuid) {
-                known.insert(held.file, held.bytes);
-            }
+            let known = self.shelf.files_on(uuid);
             actions.push(Action::Scan { slot, uuid, known });
         }
         self.volumes.wait_to_settle(now);
@@ -180,7 +185,7 @@ impl Core {
             self.lose_slot(slot, VolumeState::Missing, "another volume is at its path now");
             self.volumes.slots[slot].unusable_since_ms = None;
         }
-        let reserved = self.fill.reserved(probed.uuid);
+        let reserved = self.fill.reserved(probed.uuid).saturating_add(self.pack.reserved(probed.uuid));
         let unusable = self.server.as_ref().is_some_and(|status| refuses(status, probed.uuid));
         let volume = &mut self.volumes.slots[slot];
         volume.uuid = Some(probed.uuid);
@@ -283,6 +288,7 @@ impl Core {
             self.publish.urgent = true;
         }
         self.fill.forget_volume(uuid);
+        self.pack.forget_volume(uuid);
     }
 
     /// A write or a look at the volume went wrong.
@@ -319,12 +325,16 @@ impl Core {
             self.shelf.missing(file);
             self.publish.urgent = true;
         }
-        for (file, object, bytes) in scan.strangers {
-            self.shelf.found(content::control_socket::FileName { uuid, file }, object, bytes);
+        for stranger in scan.strangers {
+            self.shelf.found(uuid, stranger);
         }
         for partial in scan.partials {
             self.shelf.numbers_above(partial.number);
-            self.fill.resume(uuid, partial);
+            if partial.ready {
+                self.put_ready(uuid, partial);
+            } else {
+                self.fill.resume(uuid, partial);
+            }
         }
         self.fill.stale = true;
     }
@@ -345,7 +355,7 @@ impl Core {
 
     pub(super) fn take_space(&mut self, uuid: VolumeId, bytes: u64) {
         if let Some(slot) = self.volumes.slots.iter_mut().find(|slot| slot.uuid == Some(uuid)) {
-            slot.bytes_free = slot.bytes_free.saturating_sub(file_bytes(bytes));
+            slot.bytes_free = slot.bytes_free.saturating_sub(room_to_pull(bytes));
         }
     }
 

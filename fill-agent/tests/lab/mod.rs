@@ -19,6 +19,7 @@ use content::catalogue::{CATALOGUE_FOLDER, CURRENT_NAME, generation_name, genera
 use content::control_socket::{FileName, PublicKey};
 use content::id::{MediaPath, ObjectId};
 use content::manifest::{Manifest, ManifestEntry};
+use content::pack::{Member, SMALL_BELOW_BYTES};
 use content::report::{Report, ServerFigures};
 use content::tree::TreeBuilder;
 use content::volume::{FILES_FOLDER, INCOMING_FOLDER, VolumeId, file_name, file_number};
@@ -26,6 +27,7 @@ use fill_agent::agent::{self, Tuning};
 use fill_agent::config;
 use fill_agent::http::Patience;
 use fill_agent::incoming::check_complete;
+use fill_agent::packing;
 
 pub const PIECE: usize = 262_144;
 /// So many looks, 20 ms apart at most: half a minute.
@@ -244,7 +246,13 @@ impl Lab {
 
     /// What the current generation says: path of the file and size, by the entry's object; checked in full.
     pub fn catalogue(&self) -> Vec<(ObjectId, u64, PathBuf)> {
-        let catalogue = Catalogue::open(&self.current()).unwrap();
+        self.places().into_iter().map(|place| (place.object, place.bytes, place.path)).collect()
+    }
+
+    /// The same, with the place in the file.
+    pub fn places(&self) -> Vec<Place> {
+        // An old one is removed while the next becomes current.
+        let catalogue = (0..100).find_map(|_| Catalogue::open(&self.current()).ok()).unwrap();
         catalogue.verify().unwrap();
         let volumes = self.volumes_by_uuid();
         let contents = catalogue.contents();
@@ -253,7 +261,13 @@ impl Lab {
         let entries = contents.entries.iter().map(|entry| {
             let file = file(entry.file);
             let volume = volumes.get(&uuid(file.volume)).cloned().unwrap_or_else(|| self.path("gone"));
-            (entry.object, entry.bytes, volume.join(FILES_FOLDER).join(file_name(file.number)))
+            Place {
+                object: entry.object,
+                bytes: entry.bytes,
+                path: volume.join(FILES_FOLDER).join(file_name(file.number)),
+                offset: entry.offset,
+                data_bytes: file.data_bytes,
+            }
         });
         entries.collect()
     }
@@ -289,9 +303,7 @@ impl Lab {
             let paths: BTreeSet<_> = held.into_iter().map(|(_, _, path)| path).collect();
             ids == wanted && paths == self.files() && self.unfinished().is_empty()
         });
-        for (object, bytes, path) in self.catalogue() {
-            check_complete(&path, object, bytes).unwrap();
-        }
+        self.places().iter().for_each(Place::check);
         let folder = self.path("state").join(CATALOGUE_FOLDER);
         let temporary = |name: &str| name.ends_with(".tmp");
         let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
@@ -305,6 +317,38 @@ impl Lab {
         let of =
             |path: &PathBuf| fs::read_to_string(path).is_ok_and(|text| text.contains(&object.id.to_string()));
         records.into_iter().find(of).map(|path| path.with_extension("part"))
+    }
+}
+
+/// Where the catalogue says that an object is.
+#[derive(Clone, Debug)]
+pub struct Place {
+    pub object: ObjectId,
+    pub bytes: u64,
+    pub path: PathBuf,
+    pub offset: u64,
+    pub data_bytes: u64,
+}
+
+impl Place {
+    pub fn is_packed(&self) -> bool {
+        self.data_bytes != self.bytes
+    }
+
+    /// Every byte of the file, as the server would, and the object's as its name says.
+    fn check(&self) {
+        assert_eq!(self.is_packed(), self.bytes < SMALL_BELOW_BYTES, "small objects are in packs: {self:?}");
+        if !self.is_packed() {
+            return check_complete(&self.path, self.object, self.bytes).unwrap();
+        }
+        let members = packing::read_index(&self.path, self.data_bytes).unwrap().unwrap();
+        let checked = packing::check(&self.path, number_of(&self.path), self.data_bytes, &members).unwrap();
+        assert!(checked.whole && checked.good == members, "{self:?}");
+        let is_it = |member: &Member| {
+            (member.object, u64::from(member.offset), u64::from(member.bytes))
+                == (self.object, self.offset, self.bytes)
+        };
+        assert!(members.iter().any(is_it), "{self:?} is not in the pack's index");
     }
 }
 
