@@ -13,6 +13,7 @@ mod generations;
 mod hostile_requests;
 mod interruptions;
 mod origins;
+mod packs;
 mod playback;
 mod requests;
 mod rot;
