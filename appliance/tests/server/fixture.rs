@@ -15,6 +15,7 @@ use content::catalogue::{
 };
 use content::control_socket::{ServerAnswer, ServerRequest, ServerStatus};
 use content::id::{Extension, MediaPath, ObjectId, Tier};
+use content::pack;
 use content::token::{Claims, Signer};
 use content::volume::{
     Checksums, FILES_FOLDER, FileKind, Footer, MARKER_NAME, Marker, VolumeId, file_name, footer_offset,
@@ -124,11 +125,19 @@ fn uuid(index: usize) -> VolumeId {
 }
 
 fn file_with_footer(bytes: &[u8]) -> Vec<u8> {
+    file_of(FileKind::Object, bytes, ObjectId::of(bytes))
+}
+
+/// These data, sealed as the pack of that number.
+pub fn pack_of(bytes: &[u8], number: u64) -> Vec<u8> {
+    file_of(FileKind::Pack, bytes, pack::identity(ObjectId::of(bytes), number))
+}
+
+fn file_of(kind: FileKind, bytes: &[u8], digest: ObjectId) -> Vec<u8> {
     let data_bytes = u64::try_from(bytes.len()).unwrap();
     let mut checksums = Checksums::default();
     checksums.update(bytes);
-    let digest = ObjectId::of(bytes);
-    let footer = Footer { kind: FileKind::Object, data_bytes, digest, checksums: checksums.finish() };
+    let footer = Footer { kind, data_bytes, digest, checksums: checksums.finish() };
     let mut file = bytes.to_vec();
     file.resize(usize::try_from(footer_offset(data_bytes)).unwrap(), 0);
     file.extend(footer.to_bytes());

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::fixture::{Disks, Item, Wire, item, wait_until};
+use crate::fixture::{Disks, Item, Wire, item, pack_of, wait_until};
 use content::catalogue::{CATALOGUE_FOLDER, generation_name};
 use content::control_socket::ServerRequest;
 
@@ -196,6 +196,21 @@ fn a_file_with_another_objects_bytes_is_never_sent_and_is_withdrawn() {
     disks.write(1, &items);
     // Whole and with a footer that fits it.
     fs::copy(disks.file(1), disks.file(0)).unwrap();
+    let site = disks.start("");
+    let mut wire = site.wire();
+    assert_eq!(wire.get(&site.target(&items[0]), "").status, 503);
+    assert!(wire.get(&site.target(&items[2]), "").content == items[2].bytes);
+    let withdrawn = site.tell(&ServerRequest::Status).unwrap().withdrawn;
+    assert_eq!(withdrawn.iter().map(|file| file.file).collect::<Vec<_>>(), [1]);
+    site.server.stop();
+}
+
+#[test]
+fn a_pack_that_was_sealed_under_another_number_is_never_sent_and_is_withdrawn() {
+    let (disks, items) = (Disks::new(), [item(70_000, 1), item(70_000, 2), item(70_000, 3)]);
+    disks.write(1, &items);
+    fs::write(disks.file(0), pack_of(&items[2].bytes, 3)).unwrap();
+    fs::write(disks.file(2), pack_of(&items[2].bytes, 3)).unwrap();
     let site = disks.start("");
     let mut wire = site.wire();
     assert_eq!(wire.get(&site.target(&items[0]), "").status, 503);

@@ -19,7 +19,7 @@ use content::catalogue::{CATALOGUE_FOLDER, CURRENT_NAME, generation_name, genera
 use content::control_socket::{FileName, PublicKey};
 use content::id::{MediaPath, ObjectId};
 use content::manifest::{Manifest, ManifestEntry};
-use content::pack::{Member, SMALL_BELOW_BYTES};
+use content::pack::{Member, SMALL_BELOW_BYTES, span_bytes};
 use content::report::{Report, ServerFigures};
 use content::tree::TreeBuilder;
 use content::volume::{FILES_FOLDER, INCOMING_FOLDER, VolumeId, file_name, file_number};
@@ -301,13 +301,24 @@ impl Lab {
             let held = self.catalogue();
             let ids: BTreeSet<_> = held.iter().map(|(object, ..)| *object).collect();
             let paths: BTreeSet<_> = held.into_iter().map(|(_, _, path)| path).collect();
-            ids == wanted && paths == self.files() && self.unfinished().is_empty()
+            let all = ids == wanted && paths == self.files() && self.unfinished().is_empty();
+            all && !self.is_half_dead()
         });
         self.places().iter().for_each(Place::check);
         let folder = self.path("state").join(CATALOGUE_FOLDER);
         let temporary = |name: &str| name.ends_with(".tmp");
         let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
         assert!(!names.into_iter().any(|name| temporary(name.to_str().unwrap())));
+    }
+
+    /// Whether a pack is that will be written anew.
+    fn is_half_dead(&self) -> bool {
+        let mut live: BTreeMap<PathBuf, (u64, BTreeMap<u64, u64>)> = BTreeMap::new();
+        for place in self.places().into_iter().filter(Place::is_packed) {
+            let (_, spans) = live.entry(place.path).or_insert((place.data_bytes, BTreeMap::new()));
+            spans.insert(place.offset, span_bytes(place.bytes));
+        }
+        live.values().any(|(data_bytes, spans)| spans.values().sum::<u64>() * 2 < *data_bytes)
     }
 
     /// The unfinished file of an object, if there is one.
