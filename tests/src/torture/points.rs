@@ -170,11 +170,12 @@ fn one(number: u32, operation: Operation, draw: &mut Draw) -> Point {
     let company = draw.below(100);
     let us = Duration::from_micros;
     // Much of an operation's time is before its first name and after its last; what is between two names is short.
-    let moment = if draw.percent(35) {
+    let by_time = if victim == Program::Media { 15 } else { 35 };
+    let moment = if draw.percent(by_time) {
         Moment::After(draw.spread(us(10), us(2_000_000)))
     } else {
         let count = 1 + u32::try_from(draw.below(names(operation, victim))).unwrap_or(0);
-        let then = if draw.percent(50) { Duration::ZERO } else { draw.spread(us(10), us(20_000)) };
+        let then = if draw.percent(40) { Duration::ZERO } else { draw.spread(us(10), us(80_000)) };
         Moment::AtName { count, then }
     };
     Point {
@@ -192,7 +193,7 @@ fn one(number: u32, operation: Operation, draw: &mut Draw) -> Point {
 /// About how many names one operation makes, moves and removes in the victim's folders.
 fn names(operation: Operation, victim: Program) -> u64 {
     match (operation, victim) {
-        (_, Program::Media) => 45,
+        (_, Program::Media) => 24,
         (_, Program::Control) => 8,
         (_, Program::Server(_)) => 5,
         (Operation::Fill | Operation::Publish, _) => 60,

@@ -24,6 +24,8 @@ const CONNECT: Duration = Duration::from_secs(2);
 /// A connection that nobody uses for so long is of no use.
 const IDLE: Duration = Duration::from_secs(20);
 const PIECE_WAIT: Duration = Duration::from_secs(10);
+/// Before each piece: a download lasts long enough to be hit in its middle.
+const PACE: Duration = Duration::from_millis(8);
 const LOOK_EVERY: Duration = Duration::from_micros(500);
 
 pub struct Toll {
@@ -80,16 +82,26 @@ impl Gate {
     }
 
     fn hand_out(&self, pull: &Pull, length: u64, from: &mut Side, to: &mut Side) -> io::Result<()> {
+        let (name, object) = (&pull.name, pull.object);
+        let ended = || Err(io::ErrorKind::ConnectionReset.into());
         if pull.is_tree {
-            self.ledger.tree_sent(&pull.name, pull.object);
-            return to.stream.write_all(&from.body(length)?);
+            let tree = from.body(length)?;
+            if self.ledger.tree_sent(name, object, || is_gone(&to.stream)) {
+                return ended();
+            }
+            return to.stream.write_all(&tree);
         }
-        self.ledger.range_asked(&pull.name, pull.object, pull.first);
+        if self.ledger.range_asked(name, object, pull.first, || is_gone(&to.stream)) {
+            return ended();
+        }
         let mut done = 0;
         while done < length {
             let piece = from.body((length - done).min(PIECE_BYTES))?;
             let count = u64::try_from(piece.len()).unwrap_or(0);
-            self.ledger.sent(&pull.name, pull.object, count);
+            clock::pause(PACE);
+            if self.ledger.sent(name, object, count, || is_gone(&to.stream)) {
+                return ended();
+            }
             to.stream.write_all(&piece)?;
             if done + count < length {
                 self.wait_until_written(pull, &piece, pull.first + done, &to.stream)?;
@@ -114,7 +126,7 @@ impl Gate {
             file = file.or_else(|| self.part_of(pull));
             let there =
                 file.as_ref().is_some_and(|file: &File| file.read_exact_at(&mut written, offset).is_ok());
-            if is_gone(agent)? {
+            if is_gone(agent) {
                 return Err(io::ErrorKind::ConnectionReset.into());
             }
             if there && written == piece {
@@ -134,11 +146,14 @@ impl Gate {
 }
 
 /// Nothing is expected from this side while it is answered but its end.
-fn is_gone(stream: &TcpStream) -> io::Result<bool> {
-    stream.set_nonblocking(true)?;
-    let peeked = stream.peek(&mut [0]);
-    stream.set_nonblocking(false)?;
-    Ok(!matches!(peeked, Err(cause) if cause.kind() == io::ErrorKind::WouldBlock))
+fn is_gone(stream: &TcpStream) -> bool {
+    let peek = || {
+        stream.set_nonblocking(true)?;
+        let peeked = stream.peek(&mut [0]);
+        stream.set_nonblocking(false)?;
+        peeked
+    };
+    !matches!(peek(), Err(cause) if cause.kind() == io::ErrorKind::WouldBlock)
 }
 
 /// By the resume record that names the object.
