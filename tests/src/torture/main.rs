@@ -12,11 +12,6 @@
 //! ```
 //! Read `run` first. `cargo xtask torture` builds and starts this.
 
-#![cfg_attr(
-    test,
-    expect(clippy::unwrap_used, reason = "a failed step fails the test; helpers are no test functions")
-)]
-
 mod acts;
 mod audit;
 mod ledger;
