@@ -111,3 +111,42 @@ fn a_verification_tree_without_end_and_one_that_trickles_are_given_up() {
 fn a_redirection_is_no_answer() {
     survives(&[Lie::Redirect]);
 }
+
+/// Objects come from the origin though a better source is named at this address.
+fn comes_all_the_same(better: std::net::SocketAddr) {
+    let lab = Lab::new(1);
+    let objects = [1, 2, 3].map(|seed| Object::new(seed, 2 * PIECE + 1));
+    lab.ask_for(&[("film", &objects[0]), ("film", &objects[1]), ("film", &objects[2])]);
+    lab.world().better_source = Some(better);
+    let agent = lab.start_impatient();
+    lab.expect_exactly(&objects.each_ref());
+    agent.stop();
+}
+
+#[test]
+fn a_source_that_refuses_connections_is_passed_over() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    comes_all_the_same(address);
+}
+
+#[test]
+fn a_source_that_swallows_connections_is_passed_over() {
+    // Its queue is full and nobody takes from it: the kernel drops what comes, as a black hole does.
+    use nix::sys::socket::{
+        AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen, socket,
+    };
+    use std::os::fd::AsRawFd as _;
+    let hole = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    bind(hole.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
+    listen(&hole, Backlog::new(0).unwrap()).unwrap();
+    let bound: SockaddrIn = getsockname(hole.as_raw_fd()).unwrap();
+    let address = std::net::SocketAddr::from((bound.ip(), bound.port()));
+    let wait = std::time::Duration::from_millis(200);
+    let queued: Vec<_> =
+        (0..8).map_while(|_| std::net::TcpStream::connect_timeout(&address, wait).ok()).collect();
+    assert!(queued.len() < 8, "the queue is full");
+    comes_all_the_same(address);
+    drop(queued);
+}

@@ -82,6 +82,8 @@ pub struct World {
     pub asked: Vec<(ObjectId, usize, usize)>,
     /// By object: what had been sent of it when its last range was asked for.
     pub sent_before_last: BTreeMap<ObjectId, usize>,
+    /// A better source than the origin: its address. It is nowhere else in this lab.
+    pub better_source: Option<std::net::SocketAddr>,
     pub control_down: bool,
     pub drain: bool,
     pub keys: Vec<PublicKey>,

@@ -113,7 +113,8 @@ fn control(path: &str, body: &[u8], etag: Option<&str>, world: &mut World, addre
         "/v1/agent/fill-sources" => {
             let request: FillRequest = serde_json::from_slice(body).unwrap();
             let objects = request.objects.into_iter().map(|path| {
-                let sources = vec![source(path.object, address, world.not_before)];
+                let addresses = world.better_source.into_iter().chain([address]);
+                let sources = addresses.map(|from| source(path.object, from, world.not_before)).collect();
                 FillObject { path, sources }
             });
             json(&FillAnswer { objects: objects.collect() })
