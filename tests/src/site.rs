@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -92,6 +93,13 @@ impl Site {
         for part in parts {
             let service = self.launch(*part).start()?;
             self.running.insert(*part, service);
+            if *part == Part::Server {
+                // What the control plane says may be of the one before.
+                let media = self.plan.boxes[0].media;
+                self.wait("oca-appliance to accept", move |_| {
+                    Ok(TcpStream::connect_timeout(&media, ASK).is_ok())
+                })?;
+            }
             if *part == Part::Control {
                 let url = format!("{}/v1/health", self.plan.control_url());
                 self.wait("oca-control to answer", |_| Ok(http::get(&url, &[], ASK).is_ok()))?;
