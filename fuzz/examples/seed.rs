@@ -193,7 +193,7 @@ fn requests(seeds: &mut Seeds) {
         format!("POST /v1/agent/reports\n{report}\n===\nPOST /v1/plays\n{play}\n===\nGET /v1/fleet\n"),
         format!("POST /v1/agent/reports\n{}", report.to_string().replace("box-a", "box-z")),
         format!("POST /v1/agent/fill-sources\n{wishes}"),
-        format!("GET /v1/plays/multivariant.m3u8?{query}\n"),
+        format!("GET /v1/plays/multivariant.m3u8?{query}\n\n===\nGET /v1/plays/manifest.mpd?{query}\n"),
         "POST /v1/appliances/box-a/drain\n\n===\nDELETE /v1/appliances/box-a/drain\n\n===\nDELETE /v1/appliances/box-a\n".to_owned(),
         format!("GET {object}\n\n===\nGET /v1/openapi.json\n\n===\nHEAD /v1/titles\n\n===\nPUT /v1/plays\n"),
         "GET /\n\n===\nGET /assets/index.js\n\n===\nGET /nowhere\n".to_owned(),

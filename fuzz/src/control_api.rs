@@ -93,6 +93,7 @@ fn check(world: &World, method: &Method, path: &str, asked: &[u8], answer: &Answ
         ("GET", "/v1/plays/multivariant.m3u8") => {
             Multivariant::parse(&answer.body).expect("our own player reads it");
         }
+        ("GET", "/v1/plays/manifest.mpd") => check_dash(&answer.body),
         ("POST", "/v1/agent/register") => {
             let told: Registered = serde_json::from_slice(&answer.body).expect("as the agent reads it");
             assert!(told.report_every_ms > 0);
@@ -116,6 +117,14 @@ fn check_play(world: &World, asked: &[u8], told: &[u8]) {
     assert!(claims.tiers.iter().all(|tier| *tier <= request.plan));
     assert!(answer.streams.iter().all(|stream| claims.tiers.contains(&stream.tier)));
     Offer::check(answer, 1, world::now()).expect("our own player takes it");
+}
+
+fn check_dash(told: &[u8]) {
+    let text = std::str::from_utf8(told).expect("XML is text");
+    let manifest = roxmltree::Document::parse(text).expect("a manifest is well-formed");
+    let named = |name: &'static str| manifest.descendants().filter(move |node| node.has_tag_name(name));
+    let places: Vec<_> = named("BaseURL").filter_map(|node| node.text()).collect();
+    assert!(places.iter().any(|place| place.starts_with("http://")) && named("AdaptationSet").count() > 0);
 }
 
 fn check_sources(asked: &[u8], told: &[u8]) {
