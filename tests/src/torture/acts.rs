@@ -173,11 +173,9 @@ impl Programme {
     }
 }
 
-/// Another film than the last time, or the same under another name, over an empty or a full cache.
+/// Another film than the last time, its objects to be put anew, over an empty or a full cache.
 fn publish(stage: &mut Stage, draw: &mut Draw) -> Result<Begun> {
-    if draw.percent(70) {
-        stage.film.source = (stage.film.source + 1 + draw.index(stage.films.len() - 1)) % stage.films.len();
-    }
+    stage.film.source = (stage.film.source + 1 + draw.index(stage.films.len() - 1)) % stage.films.len();
     stage.film.name = format!("Film {}", draw.below(1000));
     let origin = &stage.plan.origin;
     if draw.percent(60) {
@@ -185,9 +183,7 @@ fn publish(stage: &mut Stage, draw: &mut Draw) -> Result<Begun> {
             fs::remove_file(path)?;
         }
     }
-    if draw.percent(60) {
-        remove_unnamed(origin)?;
-    }
+    remove_unnamed(origin)?;
     let before = Before::of(origin);
     stage.start(Program::Media)?;
     Ok(Begun { before: Some(before), ..Begun::default() })

@@ -18,7 +18,7 @@ use content::volume::FileKind;
 use serde_json::Value;
 use xtask::fleet::CLUSTER;
 
-use crate::shelves::{Disks, check_file, is_numbered, is_temporary, walk};
+use crate::shelves::{Disks, check_file, is_temporary, number_of, walk};
 
 /// The newest, one to fall back to, and one that a last request may use.
 const GENERATIONS_MAX: usize = 3;
@@ -117,7 +117,7 @@ fn leftovers(disks: &Disks, current: &Contents, status: Option<&ServerStatus>) -
     complaints.extend(gone.map(|path| gone_complaint(disks, current, path)));
     let orphans = there.iter().filter(|path| !named.contains_key(*path));
     complaints.extend(orphans.map(|path| not_yet(format!("{name}: nothing names {}", path.display()))));
-    let strays = there.iter().filter(|path| !is_numbered(path));
+    let strays = there.iter().filter(|path| number_of(path).is_none());
     complaints
         .extend(strays.map(|path| not_yet(format!("{name}: {} is no file of a volume", path.display()))));
     let left = disks.incoming().into_iter().chain(disks.temporary());
@@ -444,7 +444,8 @@ pub mod tests {
         assert_eq!(origin_complaints(|folder, title| fs::remove_file(object(folder, title)).unwrap()), 1);
         let tree = |folder: &Path, title: &Title| object(folder, title).with_extension("obao");
         assert_eq!(origin_complaints(|folder, title| fs::remove_file(tree(folder, title)).unwrap()), 1);
-        assert_eq!(origin_complaints(|folder, title| fs::write(object(folder, title), b"half").unwrap()), 1);
+        // By the title that names it in another length, and by its own name.
+        assert_eq!(origin_complaints(|folder, title| fs::write(object(folder, title), b"half").unwrap()), 2);
         let stray = |folder: &Path| folder.join(origin::object_path(ObjectId::of(b"stray"), Extension::Vtt));
         let write_stray = |folder: &Path, bytes: &[u8]| {
             fs::create_dir_all(stray(folder).parent().unwrap()).unwrap();

@@ -22,6 +22,8 @@ struct Accounts {
     pulled: BTreeMap<(String, ObjectId), Account>,
     /// Titles went or came back since the last quiet time: what was begun of these may be given up and begun anew.
     disturbed: BTreeSet<ObjectId>,
+    /// Pieces handed out to each box since the run's begin.
+    pieces: BTreeMap<String, u64>,
     /// Of all that is closed.
     total: Total,
 }
@@ -76,7 +78,14 @@ impl Ledger {
 
     /// Before it is sent.
     pub fn sent(&self, name: &str, object: ObjectId, bytes: u64, gone: impl FnOnce() -> bool) -> bool {
-        self.count(name, object, gone, |account| account.bytes += bytes)
+        let ended = self.count(name, object, gone, |account| account.bytes += bytes);
+        *self.lock().pieces.entry(name.to_owned()).or_default() += u64::from(!ended);
+        ended
+    }
+
+    /// So many were handed to the box since the run's begin.
+    pub fn pieces(&self, name: &str) -> u64 {
+        self.lock().pieces.get(name).copied().unwrap_or(0)
     }
 
     pub fn tree_sent(&self, name: &str, object: ObjectId, gone: impl FnOnce() -> bool) -> bool {

@@ -19,11 +19,19 @@ pub fn of_agent(disks: &Disks) -> Phases {
         phases.insert("a record or tree half-written");
     }
     let has = |path: &Path, extension| incoming.contains(&path.with_extension(extension));
-    let bare = incoming.iter().any(|path| !is_temporary(path) && !has(path, "part"));
+    let of_download = |path: &Path| !is_temporary(path) && path.extension().is_none_or(|name| name != "pack");
+    let bare = incoming.iter().any(|path| of_download(path) && !has(path, "part") && !has(path, "ready"));
     if bare {
         phases.insert("a record or tree without its file");
     }
+    if incoming.iter().any(|path| path.extension().is_some_and(|name| name == "pack")) {
+        phases.insert("a pack half-written");
+    }
     for partial in disks.partials() {
+        if partial.ready {
+            phases.insert("a small object waits for its pack");
+            continue;
+        }
         phases.insert(match (partial.verified, partial.has_footer) {
             (0, _) => "allocated, no piece yet",
             (verified, _) if verified < partial.bytes => "between two pieces",

@@ -110,6 +110,11 @@ pub enum Moment {
         count: u32,
         then: Duration,
     },
+    /// After so many pieces were handed to the victim's box, and then so much later.
+    AtPiece {
+        count: u32,
+        then: Duration,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,6 +140,7 @@ impl fmt::Display for Point {
         match self.moment {
             Moment::After(time) => write!(f, " after {time:?}")?,
             Moment::AtName { count, then } => write!(f, " at name {count} and {then:?}")?,
+            Moment::AtPiece { count, then } => write!(f, " at piece {count} and {then:?}")?,
         }
         if let Some(with) = self.with {
             write!(f, ", with {with}")?;
@@ -169,15 +175,7 @@ fn one(number: u32, operation: Operation, draw: &mut Draw) -> Point {
         .collect();
     let company = draw.below(100);
     let us = Duration::from_micros;
-    // Much of an operation's time is before its first name and after its last; what is between two names is short.
-    let by_time = if victim == Program::Media { 15 } else { 35 };
-    let moment = if draw.percent(by_time) {
-        Moment::After(draw.spread(us(10), us(2_000_000)))
-    } else {
-        let count = 1 + u32::try_from(draw.below(names(operation, victim))).unwrap_or(0);
-        let then = if draw.percent(40) { Duration::ZERO } else { draw.spread(us(10), us(80_000)) };
-        Moment::AtName { count, then }
-    };
+    let moment = moment(operation, victim, draw);
     Point {
         number,
         operation,
@@ -190,10 +188,30 @@ fn one(number: u32, operation: Operation, draw: &mut Draw) -> Point {
     }
 }
 
+/// Much of an operation's time is before its first name and after its last, and what is between two names is short: so
+/// most moments are counted in names and pieces, and some are drawn from the clock.
+fn moment(operation: Operation, victim: Program, draw: &mut Draw) -> Moment {
+    let us = Duration::from_micros;
+    if operation == Operation::Fill && matches!(victim, Program::Agent(_)) && draw.percent(55) {
+        let count = 1 + u32::try_from(draw.below(PIECES)).unwrap_or(0);
+        return Moment::AtPiece { count, then: draw.spread(us(10), us(10_000)) };
+    }
+    let by_time = if victim == Program::Media { 15 } else { 35 };
+    if draw.percent(by_time) {
+        return Moment::After(draw.spread(us(10), us(2_000_000)));
+    }
+    let count = 1 + u32::try_from(draw.below(names(operation, victim))).unwrap_or(0);
+    let then = if draw.percent(40) { Duration::ZERO } else { draw.spread(us(10), us(80_000)) };
+    Moment::AtName { count, then }
+}
+
+/// About so many pieces has the smallest title of noise.
+const PIECES: u64 = 8;
+
 /// About how many names one operation makes, moves and removes in the victim's folders.
 fn names(operation: Operation, victim: Program) -> u64 {
     match (operation, victim) {
-        (_, Program::Media) => 24,
+        (_, Program::Media) => 30,
         (_, Program::Control) => 8,
         (_, Program::Server(_)) => 5,
         (Operation::Fill | Operation::Publish, _) => 60,

@@ -7,11 +7,15 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use content::id::MediaPath;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt,
+};
 use xtask::clock;
 
 use crate::library::{Bytes, Library};
@@ -23,6 +27,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(15);
 /// A slow reader takes this much, then pauses.
 const SIP_BYTES: usize = 64 * 1024;
+/// ... through a small window of small segments: on loopback the kernel would else take a whole answer off the server's
+/// hands at once, and no reader would ever hold a generation.
+const SIP_WINDOW_BYTES: usize = 16 * 1024;
+const SIP_SEGMENT_BYTES: u32 = 1400;
 const SIP_PAUSE: Duration = Duration::from_millis(25);
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
@@ -155,7 +163,8 @@ impl Reader {
                 self.counts.in_flight.fetch_add(1, Ordering::Relaxed);
                 let hurry = Arc::clone(&self.hurry);
                 let slow = self.slow;
-                let heard = fetch(&wish, &good, range, || {
+                let slow = slow && !hurry.load(Ordering::Relaxed);
+                let heard = fetch(&wish, &good, range, slow, || {
                     if slow && !hurry.load(Ordering::Relaxed) {
                         clock::pause(SIP_PAUSE);
                     }
@@ -183,17 +192,36 @@ impl Reader {
     }
 }
 
-/// Asks once and compares what comes. `sip` is called after each part of the body.
-pub fn fetch(wish: &Wish, good: &Bytes, range: Option<(usize, usize)>, sip: impl FnMut()) -> Heard {
+/// Asks once and compares what comes; `slow` as [`SIP_WINDOW_BYTES`] says. `sip` is called after each part of the body.
+pub fn fetch(
+    wish: &Wish,
+    good: &Bytes,
+    range: Option<(usize, usize)>,
+    slow: bool,
+    sip: impl FnMut(),
+) -> Heard {
     let (first, last) = range.unwrap_or((0, good.len().saturating_sub(1)));
     let expected = good.get(first..=last).unwrap_or_default();
     let head = range.map_or_else(String::new, |(first, last)| format!("Range: bytes={first}-{last}\r\n"));
     let request = format!("GET {} HTTP/1.1\r\nHost: box\r\n{head}Connection: close\r\n\r\n", wish.target);
-    exchange(wish.at, &request, expected, sip).unwrap_or(Heard::Cut)
+    let stream = if slow { connect_narrow(wish.at) } else { TcpStream::connect_timeout(&wish.at, PATIENCE) };
+    stream.and_then(|stream| exchange(stream, &request, expected, sip)).unwrap_or(Heard::Cut)
 }
 
-fn exchange(at: SocketAddr, request: &str, expected: &[u8], mut sip: impl FnMut()) -> io::Result<Heard> {
-    let mut stream = TcpStream::connect_timeout(&at, PATIENCE)?;
+fn connect_narrow(at: SocketAddr) -> io::Result<TcpStream> {
+    let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, SockProtocol::Tcp)?;
+    setsockopt(&socket, sockopt::RcvBuf, &SIP_WINDOW_BYTES)?;
+    setsockopt(&socket, sockopt::TcpMaxSeg, &SIP_SEGMENT_BYTES)?;
+    connect(socket.as_raw_fd(), &SockaddrStorage::from(at))?;
+    Ok(TcpStream::from(socket))
+}
+
+fn exchange(
+    mut stream: TcpStream,
+    request: &str,
+    expected: &[u8],
+    mut sip: impl FnMut(),
+) -> io::Result<Heard> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(request.as_bytes())?;
     let mut buffer = vec![0; SIP_BYTES];
@@ -259,6 +287,7 @@ mod tests {
     fn heard(answer: Vec<u8>) -> Heard {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let at = listener.local_addr().unwrap();
+        let slow = answer.len().is_multiple_of(2);
         let server = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut request = [0; 1024];
@@ -267,7 +296,7 @@ mod tests {
         });
         let path: MediaPath = format!("/film/sd/{}.mp4", content::id::ObjectId::of(b"x")).parse().unwrap();
         let wish = Wish { at, target: path.to_string(), path };
-        let heard = fetch(&wish, &Arc::new(b"0123456789".to_vec()), Some((2, 5)), || {});
+        let heard = fetch(&wish, &Arc::new(b"0123456789".to_vec()), Some((2, 5)), slow, || {});
         server.join().unwrap();
         heard
     }

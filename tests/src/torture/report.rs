@@ -18,9 +18,14 @@ pub struct Report {
 }
 
 /// Of each of these lists a run of a thousand points must have hit one at least: the middle of the operation.
-const MIDDLES: [(Operation, &str, &[&str]); 7] = [
+const MIDDLES: [(Operation, &str, &[&str]); 8] = [
     (Operation::Fill, "oca-fill", &["between two pieces"]),
-    (Operation::Fill, "oca-fill", &["a file moved, not published", "a pack sealed, not published"]),
+    (Operation::Fill, "oca-fill", &["a file moved, not published", "footer written, not moved"]),
+    (
+        Operation::Fill,
+        "oca-fill",
+        &["a small object waits for its pack", "a pack half-written", "a pack sealed, not published"],
+    ),
     (Operation::Publish, "oca-media", &["encoding, chunks cached", "a chunk half-written"]),
     (Operation::Publish, "oca-media", &["objects put, no commit", "an object or tree half-written"]),
     (

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use content::id::ObjectId;
+use content::volume::Trailer;
 use xtask::clock;
 use xtask::stop::Stop;
 
@@ -19,7 +20,7 @@ use crate::phase::{self, Phases};
 use crate::points::{Draw, Point, Program};
 use crate::readers::Readers;
 use crate::report::Report;
-use crate::shelves::Disks;
+use crate::shelves::{Disks, objects_in};
 use crate::stage::{BOXES, Stage, ask_status};
 use crate::trigger::Trigger;
 use crate::verdict::Verdict;
@@ -61,7 +62,6 @@ impl Run {
         let (report, keys, fetched) = (Report::default(), None, 0);
         let mut run =
             Self { stop, verdict, stage, programme, readers, memory, report, keys, fetched, ledger };
-        run.readers.hurry.store(true, Ordering::Relaxed);
         for program in
             [Program::Control, Program::Server(0), Program::Server(1), Program::Agent(0), Program::Agent(1)]
         {
@@ -85,10 +85,13 @@ impl Run {
         self.readers.hurry.store(false, Ordering::Relaxed);
         let mut draw = Draw::new(point.seed);
         let mut trigger = Trigger::on(&self.stage.folders_of(point.victim))?;
+        let handed = self.ledger.pieces(self.stage.name_of(point.victim.of_box().unwrap_or(0)));
         let mut begun = self.programme.begin(point.operation, &mut self.stage, &mut draw)?;
         let wishes = self.wishes()?;
         self.readers.wishes.set(wishes);
-        trigger.wait(&self.stop, point.moment, MOMENT_WITHIN)?;
+        let name = self.stage.name_of(point.victim.of_box().unwrap_or(0)).to_owned();
+        let (ledger, before) = (self.ledger.clone(), handed);
+        trigger.wait(&self.stop, point.moment, MOMENT_WITHIN, || ledger.pieces(&name) - before)?;
         drop(trigger);
         let victims: Vec<_> = std::iter::once(point.victim).chain(point.with).collect();
         let phases = self.kill(point, &victims, &begun)?;
@@ -103,7 +106,6 @@ impl Run {
         if let Some((name, acknowledged)) = begun.drain() {
             self.check_drain(name, acknowledged)?;
         }
-        self.readers.hurry.store(true, Ordering::Relaxed);
         self.settle()?;
         let phases: Vec<_> = phases.into_iter().collect();
         println!("{point}: {}; {:.1} s", phases.join(", "), start.elapsed().as_secs_f64());
@@ -192,7 +194,7 @@ impl Run {
     }
 }
 
-/// Whole files that the current generation does not name: object and size.
+/// What is in whole files that the current generation does not name: object and size.
 fn stored(disks: &Disks) -> Vec<(ObjectId, u64)> {
     let named = disks
         .current()
@@ -200,9 +202,11 @@ fn stored(disks: &Disks) -> Vec<(ObjectId, u64)> {
         .and_then(|contents| disks.named(&contents));
     let named = named.unwrap_or_default();
     let files = disks.files().into_iter().filter(|path| !named.contains_key(path));
-    let trailers = files.filter_map(|path| content::volume::Trailer::parse(&std::fs::read(path).ok()?).ok());
-    let objects = trailers.filter(|trailer| trailer.kind == content::volume::FileKind::Object);
-    objects.map(|trailer| (trailer.digest, trailer.data_bytes)).collect()
+    let objects = files.filter_map(|path| {
+        let trailer = Trailer::parse(&std::fs::read(&path).ok()?).ok()?;
+        objects_in(&path, trailer.data_bytes).ok()
+    });
+    objects.flatten().collect()
 }
 
 /// Six seconds of a moving picture and a tone, another for each.

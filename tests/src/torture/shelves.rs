@@ -12,6 +12,7 @@ use content::catalogue::{
 };
 use content::checksum::crc32c;
 use content::id::ObjectId;
+use content::pack;
 use content::tree::Tree;
 use content::volume::{
     FILES_FOLDER, FileKind, Footer, INCOMING_FOLDER, MARKER_NAME, Marker, VolumeId, file_bytes, file_name,
@@ -109,6 +110,8 @@ pub struct Partial {
     pub bytes: u64,
     /// Behind the data stands the footer.
     pub has_footer: bool,
+    /// Complete and small: it waits for its pack.
+    pub ready: bool,
 }
 
 impl Partial {
@@ -120,7 +123,8 @@ impl Partial {
         let value: Value = serde_json::from_slice(&fs::read(record).ok()?).ok()?;
         let object: ObjectId = value["object"].as_str()?.parse().ok()?;
         let tree = Tree::parse(object, &fs::read(record.with_extension("obao")).ok()?).ok()?;
-        let data = fs::read(record.with_extension("part")).ok()?;
+        let ready = record.with_extension("ready");
+        let data = fs::read(&ready).or_else(|_| fs::read(record.with_extension("part"))).ok()?;
         let mut verified = 0;
         for index in 0..tree.piece_count() {
             let at = usize::try_from(verified).ok()?;
@@ -133,7 +137,7 @@ impl Partial {
         let bytes = tree.object_bytes();
         let footer = usize::try_from(footer_offset(bytes)).ok().and_then(|at| data.get(at..));
         let has_footer = footer.is_some_and(|footer| Footer::parse(footer, bytes).is_ok());
-        Some(Self { object, verified, bytes, has_footer })
+        Some(Self { object, verified, bytes, has_footer, ready: ready.exists() })
     }
 }
 
@@ -149,10 +153,26 @@ pub fn check_file(path: &Path, data_bytes: u64) -> Result<(FileKind, Vec<u8>, Ob
     let footer = Footer::parse(&footer, data_bytes)?;
     let piece = usize::try_from(content::checksum::PIECE_BYTES)?;
     let sums: Vec<_> = bytes.chunks(piece).map(crc32c).collect();
-    if sums != footer.checksums || ObjectId::of(&bytes) != footer.digest {
+    let digest = match footer.kind {
+        FileKind::Object => ObjectId::of(&bytes),
+        FileKind::Pack => pack::identity(ObjectId::of(&bytes), number_of(path).context("no file's number")?),
+    };
+    if sums != footer.checksums || digest != footer.digest {
         bail!("its bytes are not those of its footer");
     }
     Ok((footer.kind, bytes, footer.digest))
+}
+
+/// What a whole file holds: one object, or the members of a pack.
+pub fn objects_in(path: &Path, data_bytes: u64) -> Result<Vec<(ObjectId, u64)>> {
+    let (kind, bytes, digest) = check_file(path, data_bytes)?;
+    if kind == FileKind::Object {
+        return Ok(vec![(digest, data_bytes)]);
+    }
+    let tail = bytes.len().saturating_sub(usize::try_from(pack::TAIL_BYTES)?);
+    let offset = pack::index_offset(data_bytes, &bytes[tail..])?;
+    let members = pack::parse_index(&bytes[usize::try_from(offset)?..], offset)?;
+    Ok(members.into_iter().map(|member| (member.object, u64::from(member.bytes))).collect())
 }
 
 /// What writers call a file before it has its name.
@@ -161,8 +181,9 @@ pub fn is_temporary(path: &Path) -> bool {
     name.ends_with(".tmp") || name.ends_with(".new") || name.contains('#')
 }
 
-pub fn is_numbered(path: &Path) -> bool {
-    path.file_name().and_then(|name| name.to_str()).and_then(file_number).is_some()
+/// The number of a file on a volume, by its name.
+pub fn number_of(path: &Path) -> Option<u64> {
+    path.file_name().and_then(|name| name.to_str()).and_then(file_number)
 }
 
 fn names(folder: &Path) -> Vec<String> {

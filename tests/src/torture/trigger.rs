@@ -15,6 +15,7 @@ use crate::points::Moment;
 
 /// Shorter waits are spun through: the scheduler would make them longer.
 const SPIN: Duration = Duration::from_millis(1);
+const LOOK_EVERY: Duration = Duration::from_micros(200);
 
 /// Must be made before the operation begins, or its first names are missed.
 pub struct Trigger {
@@ -50,11 +51,29 @@ impl Trigger {
     }
 
     /// Returns at the moment, or at `limit`. True: the moment came.
-    pub fn wait(&mut self, stop: &Stop, moment: Moment, limit: Duration) -> Result<bool> {
+    /// `pieces` have been handed out since the operation began.
+    pub fn wait(
+        &mut self,
+        stop: &Stop,
+        moment: Moment,
+        limit: Duration,
+        pieces: impl Fn() -> u64,
+    ) -> Result<bool> {
         let start = clock::now();
         match moment {
             Moment::After(time) => {
                 wait_until(stop, start, time.min(limit))?;
+                Ok(true)
+            }
+            Moment::AtPiece { count, then } => {
+                while pieces() < u64::from(count) {
+                    stop.check()?;
+                    if start.elapsed() >= limit {
+                        return Ok(false);
+                    }
+                    clock::pause(LOOK_EVERY);
+                }
+                wait_until(stop, clock::now(), then)?;
                 Ok(true)
             }
             Moment::AtName { count, then } => {
@@ -126,12 +145,15 @@ mod tests {
         });
         let stop = Stop::default();
         let at = |count| Moment::AtName { count, then: Duration::ZERO };
-        assert!(trigger.wait(&stop, at(1), Duration::from_secs(10)).unwrap());
+        assert!(trigger.wait(&stop, at(1), Duration::from_secs(10), || 0).unwrap());
         // The folder is watched once its event has been read as one of several.
         trigger.watch(&folder.path().join("made")).unwrap();
         told.send(()).unwrap();
-        assert!(trigger.wait(&stop, at(3), Duration::from_secs(10)).unwrap());
+        assert!(trigger.wait(&stop, at(3), Duration::from_secs(10), || 0).unwrap());
         maker.join().unwrap();
-        assert!(!trigger.wait(&stop, at(9), Duration::from_millis(60)).unwrap());
+        let piece = Moment::AtPiece { count: 2, then: Duration::ZERO };
+        assert!(trigger.wait(&stop, piece, Duration::from_secs(10), || 2).unwrap());
+        assert!(!trigger.wait(&stop, piece, Duration::from_millis(20), || 1).unwrap());
+        assert!(!trigger.wait(&stop, at(9), Duration::from_millis(60), || 0).unwrap());
     }
 }
