@@ -211,7 +211,7 @@ const PIECES: u64 = 8;
 /// About how many names one operation makes, moves and removes in the victim's folders.
 fn names(operation: Operation, victim: Program) -> u64 {
     match (operation, victim) {
-        (_, Program::Media) => 30,
+        (_, Program::Media) => 22,
         (_, Program::Control) => 8,
         (_, Program::Server(_)) => 5,
         (Operation::Fill | Operation::Publish, _) => 60,

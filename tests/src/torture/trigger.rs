@@ -92,9 +92,13 @@ impl Trigger {
 
     fn look(&mut self, enough: u32) -> Result<()> {
         let mut ready = [PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN)];
-        poll(&mut ready, PollTimeout::from(50_u8))?;
+        match poll(&mut ready, PollTimeout::from(50_u8)) {
+            // Any signal, SIGCONT among them: looked at by whoever waits.
+            Err(Errno::EINTR) => return Ok(()),
+            other => other?,
+        };
         let events = match self.inotify.read_events() {
-            Err(Errno::EAGAIN) => return Ok(()),
+            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(()),
             other => other?,
         };
         for event in events {
