@@ -30,6 +30,9 @@ pub const BROWSER: [Package; 2] = [
 pub const NODE: [Package; 2] =
     [Package { name: "nodejs", provides: "node" }, Package { name: "npm", provides: "npm" }];
 
+/// Filesystems that tests make.
+pub const FILESYSTEMS: [Package; 1] = [Package { name: "xfsprogs", provides: "/usr/sbin/mkfs.xfs" }];
+
 impl Package {
     fn present(&self) -> bool {
         if self.provides.starts_with('/') {

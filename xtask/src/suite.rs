@@ -63,7 +63,7 @@ pub fn run(stop: &Stop, yes: bool) -> Result<()> {
     let mut tally = Tally::default();
     let browser_and_node = [&packages::BROWSER[..], &packages::NODE[..]].concat();
     eprintln!("==> packages that the tests use");
-    packages::ensure(&[&packages::ENCODING[..], &browser_and_node].concat(), yes)?;
+    packages::ensure(&[&packages::ENCODING[..], &browser_and_node, &packages::FILESYSTEMS].concat(), yes)?;
 
     eprintln!("==> binaries for the tests that run them");
     // All targets of the whole workspace: the same features, hence the same artefacts, as `cargo test` below.
