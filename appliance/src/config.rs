@@ -22,6 +22,11 @@ pub enum StartError {
     #[error("key `state`: {} cannot be used: {cause}; give a folder that this user may write", .folder.display())]
     State { folder: PathBuf, cause: std::io::Error },
     #[error(
+        "key `state`: {} is in use by another oca-appliance: {holder} holds its lock, on the folder itself; stop that \
+         one, or give this one its own `state`", .folder.display()
+    )]
+    StateInUse { folder: PathBuf, holder: String },
+    #[error(
         "key `{key}`: {address} cannot be listened on: {cause}; give an address of this machine and a free port"
     )]
     Address { key: &'static str, address: SocketAddr, cause: std::io::Error },

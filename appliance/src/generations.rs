@@ -8,17 +8,41 @@ use std::sync::Once;
 
 use content::catalogue::file::Catalogue;
 use content::catalogue::{
-    CATALOGUE_FOLDER, CURRENT_NAME, CatalogueError, generation_name, generation_of_name,
+    CATALOGUE_FOLDER, CURRENT_NAME, CatalogueError, generation_name, generation_of_current,
+    generation_of_name,
 };
+use content::rot::RotPlace;
 
-/// The generation that `current` names. None: there is no such file, or it names nothing.
+use crate::rot;
+use crate::sys::locked;
+
+/// The generation that `current` names. None: there is no such file, or it cannot be believed.
 pub fn current(state: &Path) -> Option<u64> {
-    let text = fs::read_to_string(state.join(CATALOGUE_FOLDER).join(CURRENT_NAME)).ok()?;
-    generation_of_name(&text)
+    let path = state.join(CATALOGUE_FOLDER).join(CURRENT_NAME);
+    let cure = "none needed: the newest generation that is whole is served, and the agent names one again";
+    match generation_of_current(&fs::read(&path).ok()?) {
+        Ok(Some(generation)) => return Some(generation),
+        Ok(None) => rot::found(RotPlace::Current, path.display(), "it names no generation", cure),
+        Err(cause) => rot::found(RotPlace::Current, path.display(), cause, cure),
+    }
+    None
 }
 
 /// Whole and verified: every page was read and is locked in memory if the host lets us.
 pub fn load(state: &Path, generation: u64) -> Result<Catalogue, CatalogueError> {
+    let loaded = load_unnoticed(state, generation);
+    match &loaded {
+        Ok(_) | Err(CatalogueError::Unreadable(_)) => {}
+        Err(cause) => {
+            let path = state.join(CATALOGUE_FOLDER).join(generation_name(generation));
+            let cure = "none needed: the generation before is served until the agent publishes a newer one";
+            rot::found(RotPlace::Catalogue, path.display(), cause, cure);
+        }
+    }
+    loaded
+}
+
+fn load_unnoticed(state: &Path, generation: u64) -> Result<Catalogue, CatalogueError> {
     let catalogue = Catalogue::open(&state.join(CATALOGUE_FOLDER).join(generation_name(generation)))?;
     if catalogue.generation() != generation {
         return Err(CatalogueError::Inconsistent("its name is of another generation than its header"));
@@ -29,9 +53,12 @@ pub fn load(state: &Path, generation: u64) -> Result<Catalogue, CatalogueError> 
 }
 
 /// Best effort: without the lock a page may be evicted and read again; nothing is wrong, only slower.
+///
+/// Before the first page is touched, so that checking faults them in one by one and locks each: locking what is there,
+/// or faulting it in by one call, keeps every thread that asks for memory waiting until all of it is done.
 fn lock(catalogue: &Catalogue) {
     static WARNED: Once = Once::new();
-    if let Err(cause) = catalogue.lock() {
+    if let Err(cause) = locked::lock_as_faulted(catalogue.bytes()) {
         WARNED.call_once(|| {
             tracing::warn!(%cause, "the catalogue is not locked in memory; raise the memlock limit (LimitMEMLOCK=)");
         });
@@ -47,7 +74,7 @@ pub fn load_newest(state: &Path) -> Option<Catalogue> {
     let try_load = |generation: u64| match load(state, generation) {
         Ok(catalogue) => Some(catalogue),
         Err(cause) => {
-            tracing::error!(generation, %cause, "a generation of the catalogue is damaged; trying an older one");
+            tracing::error!(generation, %cause, "a generation of the catalogue cannot be served; trying an older one");
             None
         }
     };
@@ -62,7 +89,8 @@ fn generations(state: &Path) -> Vec<u64> {
 
 #[cfg(test)]
 mod tests {
-    use content::catalogue::{Contents, build};
+    use content::catalogue::{Contents, FileRecord, build, current_bytes};
+    use content::volume::VolumeId;
 
     use super::*;
 
@@ -74,8 +102,7 @@ mod tests {
     }
 
     fn name_current(state: &Path, generation: u64) {
-        let text = format!("{}\n", generation_name(generation));
-        fs::write(state.join(CATALOGUE_FOLDER).join(CURRENT_NAME), text).unwrap();
+        fs::write(state.join(CATALOGUE_FOLDER).join(CURRENT_NAME), current_bytes(generation)).unwrap();
     }
 
     fn newest(state: &Path) -> Option<u64> {
@@ -99,6 +126,43 @@ mod tests {
         fs::remove_file(state.join(CATALOGUE_FOLDER).join(generation_name(2))).unwrap();
         fs::write(state.join(CATALOGUE_FOLDER).join(CURRENT_NAME), "rubbish").unwrap();
         assert_eq!((newest(state), current(state)), (Some(4), None));
+    }
+
+    #[test]
+    fn every_page_of_what_was_loaded_is_locked_in_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(CATALOGUE_FOLDER).join(generation_name(1));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let files = (0..30_000).map(|number| FileRecord { number, data_bytes: 1, volume: 0 }).collect();
+        let volumes = vec![VolumeId([1; 16])];
+        let contents = Contents { generation: 1, next_file: 30_000, volumes, files, entries: vec![] };
+        fs::write(&path, build::to_bytes(contents).unwrap()).unwrap();
+        let catalogue = load(folder.path(), 1).unwrap();
+        let maps = fs::read_to_string("/proc/self/smaps").unwrap();
+        let ours = maps.split_once(path.to_str().unwrap()).unwrap().1;
+        let kib = |name: &str| {
+            let line = ours.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.trim().trim_end_matches(" kB").parse::<usize>().unwrap()
+        };
+        assert_eq!((kib("Size:"), kib("Locked:")), (catalogue.bytes().len() / 1024, kib("Size:")));
+    }
+
+    #[test]
+    fn a_flipped_bit_of_current_never_names_the_generation_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path();
+        [2, 3].into_iter().for_each(|generation| write(state, generation));
+        name_current(state, 3);
+        let path = state.join(CATALOGUE_FOLDER).join(CURRENT_NAME);
+        let good = fs::read(&path).unwrap();
+        let before = rot::counts()[&RotPlace::Current];
+        for bit in 0..good.len() * 8 {
+            let mut bytes = good.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&path, bytes).unwrap();
+            assert_eq!((current(state), newest(state)), (None, Some(3)), "bit {bit}");
+        }
+        assert!(rot::counts()[&RotPlace::Current] > before);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 use content::catalogue::file::Catalogue;
@@ -132,6 +132,13 @@ fn named_files(catalogue: &Catalogue) -> Box<[NamedFile]> {
     files.into_boxed_slice()
 }
 
+/// Whether anybody but the list uses the generation at this place. It cannot come into use again: only `current` is
+/// given out, and that is the last.
+fn in_use(published: &[Arc<Generation>], place: usize) -> bool {
+    let last = place.saturating_add(1) == published.len();
+    last || published.get(place).is_some_and(|generation| Arc::strong_count(generation) > 1)
+}
+
 /// A volume as the server sees it.
 #[derive(Debug, Default)]
 pub struct Volume {
@@ -157,8 +164,9 @@ impl Volume {
 
 pub struct Holdings {
     current: ArcSwap<Generation>,
-    /// Every generation that may still be used, oldest first, with its number.
-    published: Mutex<Vec<(u64, Weak<Generation>)>>,
+    /// Every generation that may still be used, in the order of publication; the last is `current`. Each is held here
+    /// too, so that no request's end is what unmaps hundreds of megabytes: [`Holdings::take_unused`] is for that.
+    published: Mutex<Vec<Arc<Generation>>>,
     keys: ArcSwap<KeyRing>,
     draining: AtomicBool,
     volumes: Vec<Volume>,
@@ -172,7 +180,7 @@ impl Holdings {
         let empty = empty.expect("a catalogue of nothing is built and read by the same library");
         let current = Arc::new(Generation::new(empty, &volumes));
         Self {
-            published: Mutex::new(vec![(0, Arc::downgrade(&current))]),
+            published: Mutex::new(vec![Arc::clone(&current)]),
             current: ArcSwap::new(current),
             keys: ArcSwap::default(),
             draining: AtomicBool::new(false),
@@ -206,24 +214,33 @@ impl Holdings {
     pub fn publish(&self, catalogue: Catalogue) {
         let generation = Arc::new(Generation::new(catalogue, &self.volumes));
         let mut published = self.published();
-        published.push((generation.number(), Arc::downgrade(&generation)));
+        published.push(Arc::clone(&generation));
         self.forget_refilled(&generation);
         self.current.store(generation);
-        published.retain(|(_, weak)| weak.strong_count() > 0);
     }
 
     /// What only older generations name may be unlinked.
     pub fn oldest_in_use(&self) -> u64 {
+        let published = self.published();
+        let used = published.iter().enumerate().filter(|(place, _)| in_use(&published, *place));
+        used.map(|(_, generation)| generation.number()).min().unwrap_or_else(|| self.current().number())
+    }
+
+    /// Generations that nobody uses any more. Dropping them takes long: not for a worker.
+    pub fn take_unused(&self) -> Vec<Arc<Generation>> {
         let mut published = self.published();
-        published.retain(|(_, weak)| weak.strong_count() > 0);
-        published.iter().map(|(number, _)| *number).min().unwrap_or_else(|| self.current().number())
+        let used: Vec<_> = (0..published.len()).map(|place| in_use(&published, place)).collect();
+        let (used, unused) = published.drain(..).zip(used).partition::<Vec<_>, _>(|(_, used)| *used);
+        published.extend(used.into_iter().map(|(generation, _)| generation));
+        unused.into_iter().map(|(generation, _)| generation).collect()
     }
 
     /// An object in the file (of one that holds one object: that one), as the newest generation in use that names the
     /// file says. None: nobody can want it any more. Takes a lock: not for a request's way.
     pub fn object_in(&self, file: FileRef) -> Option<ObjectId> {
-        let live = self.published().iter().rev().filter_map(|(_, weak)| weak.upgrade()).collect::<Vec<_>>();
-        live.iter().find_map(|generation| generation.object_in(file))
+        let published = self.published();
+        let mut used = (0..published.len()).rev().filter(|place| in_use(&published, *place));
+        used.find_map(|place| published.get(place)?.object_in(file))
     }
 
     /// Has a bad block: not served again. A refill is a new file (DESIGN §3). One that is not held any more may have
@@ -238,7 +255,7 @@ impl Holdings {
         }
     }
 
-    fn published(&self) -> MutexGuard<'_, Vec<(u64, Weak<Generation>)>> {
+    fn published(&self) -> MutexGuard<'_, Vec<Arc<Generation>>> {
         self.published.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -357,6 +374,22 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_a_request_never_frees_a_generation() {
+        let holdings = holdings();
+        holdings.publish(catalogue(1, 1));
+        let request = holdings.current();
+        let freed = Arc::downgrade(&request);
+        holdings.publish(catalogue(2, 1));
+        let numbers =
+            |unused: &[Arc<Generation>]| unused.iter().map(|unused| unused.number()).collect::<Vec<_>>();
+        assert_eq!(numbers(&holdings.take_unused()), [0]);
+        drop(request);
+        assert!(freed.upgrade().is_some());
+        assert_eq!(numbers(&holdings.take_unused()), [1]);
+        assert!(freed.upgrade().is_none() && holdings.take_unused().is_empty());
+    }
+
+    #[test]
     fn a_withdrawn_file_stays_so_until_a_generation_no_longer_names_it() {
         let holdings = holdings();
         holdings.publish(catalogue(1, 7));
@@ -411,7 +444,10 @@ mod tests {
                     }
                 });
             }
-            (2..200).for_each(|number| holdings.publish(catalogue(number, number.min(50))));
+            (2..200).for_each(|number| {
+                holdings.publish(catalogue(number, number.min(50)));
+                drop(holdings.take_unused());
+            });
         });
         assert_eq!(holdings.oldest_in_use(), 199);
     }

@@ -15,6 +15,7 @@ pub mod management;
 pub mod memory;
 pub mod metrics;
 pub mod ring;
+pub mod rot;
 pub mod server;
 pub mod service;
 #[cfg(test)]

@@ -3,9 +3,11 @@
 //!
 //! Each worker and each volume has counters of its own; they are added up when somebody asks.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use content::rot::RotPlace;
 use prometheus::TextEncoder;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
@@ -176,6 +178,8 @@ pub struct Gauges {
     pub withdrawn: u64,
     /// By volume: the label and whether it is usable.
     pub volumes: Vec<(String, bool)>,
+    /// How often rot was found: see `rot`.
+    pub rot: BTreeMap<RotPlace, u64>,
 }
 
 impl Metrics {
@@ -207,6 +211,7 @@ impl Metrics {
         let mut families = self.worker_families();
         families.extend(self.volume_families(gauges));
         families.extend(gauge_families(gauges));
+        families.push(rot_family(gauges));
         TextEncoder::new().encode_to_string(&families).unwrap_or_default()
     }
 
@@ -320,6 +325,16 @@ impl VolumeTotals {
     }
 }
 
+fn rot_family(gauges: &Gauges) -> MetricFamily {
+    let counter = MetricType::COUNTER;
+    let found = gauges
+        .rot
+        .iter()
+        .map(|(place, count)| sample(counter, &[("place", place.label())], *count))
+        .collect();
+    family("oca_rot_found_total", "Stored bytes that were found changed, by place.", counter, found)
+}
+
 fn gauge_families(gauges: &Gauges) -> Vec<MetricFamily> {
     let table = [
         ("oca_uptime_seconds", "Since the server's start.", gauges.uptime_ms / 1_000),
@@ -418,8 +433,12 @@ mod tests {
         metrics.workers[0].connection_ended(Ending::IdleTooLong);
         metrics.volumes[0].read_done(2_000_000, 900);
         metrics.volumes[0].read_failed();
-        let gauges =
-            Gauges { generation: 7, volumes: vec![("/srv/v1".to_owned(), true)], ..Gauges::default() };
+        let gauges = Gauges {
+            generation: 7,
+            volumes: vec![("/srv/v1".to_owned(), true)],
+            rot: crate::rot::counts(),
+            ..Gauges::default()
+        };
         let text = metrics.exposition(&gauges);
         for line in [
             "oca_connections 1",
@@ -437,6 +456,7 @@ mod tests {
             "oca_volume_read_seconds_count{volume=\"/srv/v1\"} 1",
             "oca_volume_read_seconds_bucket{volume=\"/srv/v1\",le=\"0.000512\"} 0",
             "oca_volume_read_seconds_bucket{volume=\"/srv/v1\",le=\"0.001024\"} 1",
+            "oca_rot_found_total{place=\"marker\"} 0",
             "oca_catalogue_generation 7",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
@@ -472,6 +492,9 @@ mod tests {
             "read_done",
             "read_failed",
         ];
+        let unfound = |place: &&RotPlace| !source.contains(&format!("RotPlace::{place:?}, "));
+        let unused: Vec<_> = crate::rot::PLACES.iter().filter(unfound).collect();
+        assert!(unused.is_empty(), "rot that nothing finds: {unused:?}");
         let unused: Vec<_> = counting.iter().filter(|name| !source.contains(&format!(".{name}("))).collect();
         assert!(unused.is_empty(), "counters that nothing increments: {unused:?}");
     }
@@ -480,7 +503,7 @@ mod tests {
     fn production_source(folder: &Path) -> String {
         let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         let text = |path: PathBuf| match path.file_name().and_then(|name| name.to_str()) {
-            Some("metrics.rs" | "endings.rs" | "answer.rs" | "tests.rs" | "simulation") | None => {
+            Some("metrics.rs" | "endings.rs" | "rot.rs" | "answer.rs" | "tests.rs" | "simulation") | None => {
                 String::new()
             }
             Some(_) if path.is_dir() => production_source(&path),

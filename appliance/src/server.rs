@@ -6,8 +6,10 @@
 //!                 └─ "watch-N": one per volume
 //! ```
 
+use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZero;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::mpsc::{self, Sender};
@@ -16,6 +18,9 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use content::box_config::BoxConfig;
+use content::lock_holder;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use tokio::sync::oneshot;
 
 use crate::clock::Now;
@@ -36,6 +41,7 @@ pub struct Server {
     pub management: SocketAddr,
     engine: Arc<Mutex<Option<Engine>>>,
     shell: Shell,
+    _state_lock: Flock<File>,
     /// Dropping them ends the watches.
     _watches: Vec<Sender<()>>,
 }
@@ -57,6 +63,7 @@ impl Server {
     pub fn start(config: BoxConfig, inherited: Option<Vec<TcpListener>>) -> Result<Self, StartError> {
         let started = sys::now();
         let workers = config.server.workers.unwrap_or_else(cores);
+        let state_lock = lock_state(&config.state)?;
         let holdings = Arc::new(hold(&config)?);
         let sockets = open(&config, workers, inherited)?;
         let metrics = Metrics::new(workers, config.volumes.len());
@@ -69,7 +76,7 @@ impl Server {
         let service = Arc::new(make_service(config, Arc::clone(&holdings), metrics, started, &engine));
         let shell = Shell::start(sockets.agent, sockets.management, Arc::clone(&service))?;
         let watches = watch_volumes(&service.config, &holdings)?;
-        Ok(Self { service, listen, management, engine, shell, _watches: watches })
+        Ok(Self { service, listen, management, engine, shell, _state_lock: state_lock, _watches: watches })
     }
 
     /// Finish what runs, take nothing new.
@@ -106,10 +113,27 @@ fn take(engine: &Mutex<Option<Engine>>) -> Option<Engine> {
     engine.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
+/// One server per state folder. The lock is on the folder itself, so that it can be had on a disk that is full or cannot
+/// be written to; the kernel lets go of it however the process ends.
+fn lock_state(state: &Path) -> Result<Flock<File>, StartError> {
+    let unusable = |cause| StartError::State { folder: state.to_owned(), cause };
+    std::fs::create_dir_all(state).map_err(unusable)?;
+    let folder = File::open(state).map_err(unusable)?;
+    match Flock::lock(folder, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(lock),
+        Err((folder, Errno::EWOULDBLOCK)) => {
+            let meta = folder.metadata().map_err(unusable)?;
+            let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+            let holder = lock_holder::in_words(lock_holder::flock_holder(&locks, meta.dev(), meta.ino()));
+            Err(StartError::StateInUse { folder: state.to_owned(), holder })
+        }
+        Err((_, errno)) => Err(unusable(errno.into())),
+    }
+}
+
 /// What was held when the server stopped last: volumes, token keys, catalogue.
 fn hold(config: &BoxConfig) -> Result<Holdings, StartError> {
     let state = &config.state;
-    std::fs::create_dir_all(state).map_err(|cause| StartError::State { folder: state.clone(), cause })?;
     let paths = || config.volumes.iter().map(|volume| volume.path.as_path());
     let volume = |(path, read): (&Path, Read)| {
         let reason = match read {
@@ -260,5 +284,10 @@ async fn sample(service: &Service) {
     loop {
         every.tick().await;
         service.sample(sys::now());
+        // Unmapping them takes long: nobody waits for it.
+        let unused = service.holdings.take_unused();
+        if !unused.is_empty() {
+            drop(tokio::task::spawn_blocking(move || drop(unused)));
+        }
     }
 }

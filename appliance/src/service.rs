@@ -20,7 +20,7 @@ use crate::disk::READS_MAX;
 use crate::holdings::{Holdings, VolumeIndex};
 use crate::metrics::{Gauges, Metrics, Totals, VolumeTotals};
 use crate::volume_watch::{self, Read};
-use crate::{generations, keys};
+use crate::{generations, keys, rot};
 
 /// So often a publication starts over because `current` moved on while a generation was loaded.
 const LOADS_MAX: usize = 3;
@@ -37,6 +37,8 @@ pub struct Service {
     pace: Mutex<Pace>,
     /// One publication at a time, with the volumes that hung when one looked at them.
     publishing: Mutex<BTreeSet<VolumeIndex>>,
+    /// What could not be saved yet, and why.
+    unsaved_keys: Mutex<Option<(Vec<PublicKey>, String)>>,
     /// Tells workers and disk threads to look at the holdings again.
     wake: Box<dyn Fn() + Send + Sync>,
 }
@@ -94,13 +96,17 @@ impl Service {
     ) -> Self {
         let pace = Mutex::new(Pace { at: started, ..Pace::default() });
         let (stopping, publishing) = (Mutex::default(), Mutex::default());
-        Self { config, holdings, metrics, started, stopping, pace, publishing, wake }
+        let unsaved_keys = Mutex::default();
+        Self { config, holdings, metrics, started, stopping, pace, publishing, unsaved_keys, wake }
     }
 
     /// Does what the agent asks. May read the state volume for seconds.
     pub fn answer(&self, request: ServerRequest, now: Now) -> ServerAnswer {
         let done = match request {
-            ServerRequest::Status => Ok(()),
+            ServerRequest::Status => {
+                self.save_keys();
+                Ok(())
+            }
             ServerRequest::Publish { generation } => self.publish(generation),
             ServerRequest::Drain { on } => {
                 self.drain(on);
@@ -197,11 +203,26 @@ impl Service {
         }
         tracing::info!(keys = ring.len(), "new token keys");
         self.holdings.set_keys(ring);
-        // They hold from now on; only a restart without the agent would miss them.
-        if let Err(cause) = keys::save(&self.config.state, told) {
-            tracing::warn!(%cause, "the token keys could not be saved");
-        }
+        *lock(&self.unsaved_keys) = Some((told.to_vec(), String::new()));
+        self.save_keys();
         Ok(())
+    }
+
+    /// They hold already; only a restart without the agent would miss them. So a disk that is full or cannot be written
+    /// to is tried again, whenever the agent asks anything.
+    fn save_keys(&self) {
+        let mut unsaved = lock(&self.unsaved_keys);
+        let Some((told, known)) = &mut *unsaved else { return };
+        match keys::save(&self.config.state, told) {
+            Ok(()) => *unsaved = None,
+            Err(cause) => {
+                let reason = unsaved_keys(&self.config.state, &cause);
+                if *known != reason {
+                    tracing::error!("{reason}");
+                }
+                *known = reason;
+            }
+        }
     }
 
     /// Compares the counters with those of the last call: once a second.
@@ -301,6 +322,7 @@ impl Service {
         if withdrawn > 0 {
             reasons.push(format!("{withdrawn} files are withdrawn for a bad block"));
         }
+        reasons.extend(lock(&self.unsaved_keys).as_ref().map(|(_, reason)| reason.clone()));
         let draining = self.holdings.draining();
         let status = match (volumes.iter().any(|volume| volume.usable), draining, reasons.is_empty()) {
             (false, _, _) => Condition::Failed,
@@ -328,13 +350,29 @@ impl Service {
             token_keys: count(self.holdings.keys().len()),
             withdrawn: count(self.holdings.withdrawn().len()),
             volumes: self.indexed_volumes().map(usable).collect(),
+            rot: rot::counts(),
         })
     }
 }
 
+fn unsaved_keys(state: &std::path::Path, cause: &std::io::Error) -> String {
+    format!(
+        "the token keys cannot be saved in {} ({cause}): they hold until a restart without oca-fill; free space there, \
+         or make it writable",
+        state.display()
+    )
+}
+
 fn reasons(volumes: &[VolumeHealth], generation: u64, token_keys: usize) -> Vec<String> {
     let lost = volumes.iter().filter(|volume| !volume.usable);
-    let mut reasons: Vec<_> = lost.map(|volume| format!("volume {} cannot be read", volume.path)).collect();
+    let mut reasons: Vec<_> = lost
+        .map(|volume| {
+            format!(
+                "volume {} cannot be read: look at its disk (dmesg), then mount it again or replace it",
+                volume.path
+            )
+        })
+        .collect();
     if generation == 0 {
         reasons.push("there is no catalogue yet".to_owned());
     }
@@ -362,7 +400,9 @@ mod tests {
     use std::path::Path;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use content::catalogue::{CATALOGUE_FOLDER, CURRENT_NAME, Contents, FileRecord, build, generation_name};
+    use content::catalogue::{
+        CATALOGUE_FOLDER, CURRENT_NAME, Contents, FileRecord, build, current_bytes, generation_name,
+    };
     use content::volume::VolumeId;
 
     use super::*;
@@ -467,7 +507,7 @@ mod tests {
         let folder = state.join(CATALOGUE_FOLDER);
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join(generation_name(generation)), build::to_bytes(contents).unwrap()).unwrap();
-        std::fs::write(folder.join(CURRENT_NAME), generation_name(generation) + "\n").unwrap();
+        std::fs::write(folder.join(CURRENT_NAME), current_bytes(generation)).unwrap();
     }
 
     #[test]

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use content::volume::VolumeId;
+use content::rot::RotPlace;
+use content::volume::{MARKER_NAME, Marker, VolumeError, VolumeId};
 
 use crate::config::read_marker;
 use crate::holdings::{Holdings, VolumeIndex};
-use crate::sys;
+use crate::{rot, sys};
 
 const EVERY: Duration = Duration::from_secs(1);
 /// So long a healthy disk may take to wake up and give its marker.
@@ -77,7 +78,10 @@ pub fn look(index: VolumeIndex, path: &Path, holdings: &Holdings) {
     let found = read_marker(path);
     holdings.set_volume_present(index, found.as_ref().ok().copied());
     match (before, holdings.volume_present(index), found) {
-        (true, false, Err(reason)) => tracing::error!(volume = %path.display(), %reason, "a volume is lost"),
+        (true, false, Err(reason)) => {
+            tracing::error!(volume = %path.display(), %reason, "a volume is lost");
+            note_rot(path);
+        }
         (true, false, Ok(uuid)) => {
             tracing::error!(volume = %path.display(), %uuid, "another volume is in its place; restart to use it");
         }
@@ -86,10 +90,19 @@ pub fn look(index: VolumeIndex, path: &Path, holdings: &Holdings) {
     }
 }
 
+/// A marker that is there and cannot be believed is rot, not absence.
+fn note_rot(volume: &Path) {
+    let file = volume.join(MARKER_NAME);
+    let parsed = std::fs::read(&file).ok().map(|bytes| Marker::parse(&bytes));
+    if let Some(Err(cause @ VolumeError::Rotten(_))) = parsed {
+        let cure =
+            "none needed while the agent runs: it knows which volume this is and writes the marker again";
+        rot::found(RotPlace::Marker, file.display(), cause, cure);
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use content::volume::{MARKER_NAME, Marker};
-
     use super::*;
     use crate::holdings::Volume;
 

@@ -27,6 +27,10 @@ pub struct BoxConfig {
 pub struct VolumeConfig {
     /// The folder that `OCA-VOLUME` is in.
     pub path: PathBuf,
+    /// It is a disk's: while nothing is mounted there the volume is missing, and nothing is written to the folder below.
+    /// Without this, that is known only once a disk was seen there.
+    #[serde(default)]
+    pub must_be_mounted: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]

@@ -1,14 +1,15 @@
 //! The manifest: what a cluster should hold, in order of worth, and which of its appliances each object belongs to.
 //! One immutable file per cluster and version; desired state, never a list of commands (DESIGN §1, §5).
 //!
-//! The file is lines of JSON: a head, an entry per object, a seal with the BLAKE3 digest of all that stands before
+//! The file is lines of JSON: a head, an entry per object, and the seal of [`crate::seal`] over all that stands before
 //! it. An entry's ordinal is its place, from 0; reports name objects by ordinal.
 
 use std::io::{self, Write};
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{ApplianceId, ClusterId, MediaPath, ObjectId};
+use crate::id::{ApplianceId, ClusterId, MediaPath};
+use crate::seal::{SealError, seal, unseal};
 use crate::volume::DATA_BYTES_MAX;
 
 pub const MANIFEST_FORMAT: u32 = 1;
@@ -46,12 +47,6 @@ struct Head {
     entries: u64,
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Seal {
-    blake3: ObjectId,
-}
-
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
     #[error("the manifest ends without its seal: it is cut off or is no manifest")]
@@ -82,9 +77,7 @@ impl Manifest {
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(256 * (self.entries.len() + 2));
         self.write_body(&mut bytes).expect("writing to memory cannot fail, and every field has a JSON form");
-        let seal = Seal { blake3: ObjectId::of(&bytes) };
-        write_line(&mut bytes, &seal).expect("writing to memory cannot fail");
-        bytes
+        seal(bytes)
     }
 
     fn write_body(&self, out: &mut Vec<u8>) -> io::Result<()> {
@@ -101,7 +94,10 @@ impl Manifest {
 
     /// Reads and checks the seal first, then every line.
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
-        let body = unseal(bytes)?;
+        let body = unseal(bytes).map_err(|cause| match cause {
+            SealError::Damaged => ManifestError::Damaged,
+            SealError::Unsealed | SealError::Malformed(_) => ManifestError::Unsealed,
+        })?;
         let mut lines = body.split(|&b| b == b'\n').zip(1..).filter(|(line, _)| !line.is_empty());
         let (first, line) = lines.next().ok_or(ManifestError::Unsealed)?;
         let head: Head =
@@ -121,15 +117,6 @@ impl Manifest {
 fn write_line(out: &mut Vec<u8>, value: &impl Serialize) -> io::Result<()> {
     serde_json::to_writer(&mut *out, value)?;
     out.write_all(b"\n")
-}
-
-/// The bytes before the seal, if the seal fits them.
-fn unseal(bytes: &[u8]) -> Result<&[u8], ManifestError> {
-    let text = bytes.strip_suffix(b"\n").ok_or(ManifestError::Unsealed)?;
-    let end = text.iter().rposition(|&b| b == b'\n').ok_or(ManifestError::Unsealed)?;
-    let (body, seal) = text.split_at(end.saturating_add(1));
-    let seal: Seal = serde_json::from_slice(seal).map_err(|_| ManifestError::Unsealed)?;
-    if seal.blake3 == ObjectId::of(body) { Ok(body) } else { Err(ManifestError::Damaged) }
 }
 
 fn parse_entry(text: &[u8], line: usize, appliances: usize) -> Result<ManifestEntry, ManifestError> {
@@ -153,7 +140,10 @@ fn parse_entry(text: &[u8], line: usize, appliances: usize) -> Result<ManifestEn
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::id::ObjectId;
 
     fn sample() -> Manifest {
         let entry = |seed: &str, on: &[u16]| ManifestEntry {
@@ -208,5 +198,16 @@ mod tests {
             Manifest::parse(&manifest.to_bytes()),
             Err(ManifestError::Inconsistent { line: 3, .. })
         ));
+    }
+
+    proptest! {
+        /// serde_json reads some numbers one bit off unless it is told not to (`float_roundtrip`): a manifest that was
+        /// stored and read again was then not the one that was planned.
+        #[test]
+        fn every_worth_reads_back_to_the_bit(bits in 0..f64::INFINITY.to_bits()) {
+            let mut manifest = sample();
+            manifest.entries[0].worth = f64::from_bits(bits);
+            prop_assert_eq!(Manifest::parse(&manifest.to_bytes()).unwrap(), manifest);
+        }
     }
 }

@@ -1,11 +1,11 @@
 //! Where things lie in the origin: the paths below its root, which every backend of `object_store` shares (DESIGN §1).
 //!
 //! ```text
-//! titles/<title>/title.json                      mutable, written last by a conditional put
+//! titles/<title>/title.json                      mutable, sealed, written last by a conditional put
 //! objects/<first 2 hex>/<blake3>.<ext>           immutable
 //! objects/<first 2 hex>/<blake3>.obao            its verification tree
 //! clusters/<cluster>/manifests/<version>.ndjson  immutable
-//! clusters/<cluster>/current                     {"version":N}, by a conditional put
+//! clusters/<cluster>/current                     {"version":N}, sealed, by a conditional put
 //! chunks/…                                       the pipeline's encoded chunks
 //! control/…                                      the control plane's lasting state
 //! ```

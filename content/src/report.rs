@@ -1,7 +1,10 @@
 //! What an appliance says about itself, every two seconds, through its fill agent (DESIGN §5), and what it is told.
 
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
 use roaring::RoaringBitmap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -55,9 +58,25 @@ pub struct Report {
     pub generation: u64,
     pub holds: Holdings,
     pub volumes: Vec<VolumeReport>,
+    /// What asks for an operator, in words: each names the thing and the cure. Not more than [`REASONS_MAX`], each of at
+    /// most [`REASON_BYTES_MAX`].
+    #[serde(default)]
+    pub reasons: Vec<String>,
+    /// The wall clock of the box when it sent this. None: it does not say.
+    #[serde(default)]
+    pub clock: Option<Timestamp>,
     /// None while the server does not answer on its socket.
     pub server: Option<ServerFigures>,
+    /// How often the agent found rot since its start, by place (`rot::RotPlace`); the server tells its own in its metrics.
+    #[serde(default)]
+    pub rot: BTreeMap<String, u64>,
 }
+
+/// A box whose clock is further than this from the control plane's is not offered: tokens bear twice as much
+/// (`token::CLOCK_LEEWAY_S`), and a report's way to the control plane is part of what is measured.
+pub const CLOCK_OFF_MAX_S: i64 = 30;
+pub const REASONS_MAX: usize = 32;
+pub const REASON_BYTES_MAX: usize = 500;
 
 /// What an appliance holds, as exceptions to a manifest version.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -110,6 +129,8 @@ pub struct VolumeReport {
 #[serde(rename_all = "lowercase")]
 pub enum VolumeState {
     Ok,
+    /// What it holds is served; nothing can be put on it.
+    ReadOnly,
     Failed,
     Missing,
 }
@@ -138,6 +159,9 @@ pub struct Orders {
     pub drain: bool,
     /// Changes whenever the set of token keys does; fetch them again.
     pub token_keys_version: String,
+    /// The wall clock of the control plane: what the instants in its answers are of.
+    #[serde(default)]
+    pub clock: Option<Timestamp>,
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! `title.json`: what a title consists of. Mutable, and written last by a conditional put: the commit point of a
-//! publish (DESIGN §3). Everything it names is an immutable object that was written before it.
+//! publish (DESIGN §3). Everything it names is an immutable object that was written before it. Sealed (`seal`): a
+//! digit that rots into another is noticed.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{ByteSpan, Extension, MediaPath, ObjectId, StreamId, Tier, TitleId};
+use crate::seal::{SealError, to_sealed, unseal};
 use crate::volume::DATA_BYTES_MAX;
 
 /// The version of the format that this library writes and the only one that it reads.
@@ -107,6 +109,8 @@ pub struct Term {
 
 #[derive(Debug, thiserror::Error)]
 pub enum TitleError {
+    #[error("title.json: {0}")]
+    Rotten(#[from] SealError),
     #[error("title.json is not valid: {0}")]
     Malformed(#[from] serde_json::Error),
     #[error("title.json has format {found}; this program reads format {TITLE_FORMAT}")]
@@ -116,9 +120,14 @@ pub enum TitleError {
 }
 
 impl Title {
-    /// Reads and checks: the format, unique stream ids, at least one video stream, extensions that fit their kind.
+    /// Checks the seal, then as [`Self::parse_unsealed`].
     pub fn parse(bytes: &[u8]) -> Result<Self, TitleError> {
-        let title: Self = serde_json::from_slice(bytes)?;
+        Self::parse_unsealed(unseal(bytes)?)
+    }
+
+    /// Reads the text without its seal and checks: the format, unique stream ids, at least one video stream, extensions that fit their kind.
+    pub fn parse_unsealed(text: &[u8]) -> Result<Self, TitleError> {
+        let title: Self = serde_json::from_slice(text)?;
         if title.format != TITLE_FORMAT {
             return Err(TitleError::Format { found: title.format });
         }
@@ -130,9 +139,7 @@ impl Title {
 
     /// The bytes to store; equal titles give equal bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = serde_json::to_vec_pretty(self).expect("a title has only string keys");
-        bytes.push(b'\n');
-        bytes
+        to_sealed(self)
     }
 
     /// Every object of the title at its path: tracks and playlists.
@@ -241,6 +248,16 @@ pub(crate) mod tests {
     fn a_title_reads_back_as_it_was_written() {
         assert_eq!(Title::parse(&sample().to_bytes()).unwrap(), sample());
         assert_eq!(sample().objects().count(), 4);
+    }
+
+    #[test]
+    fn every_single_flipped_bit_of_a_title_is_noticed() {
+        let bytes = sample().to_bytes();
+        for bit in 0..bytes.len() * 8 {
+            let mut rotten = bytes.clone();
+            rotten[bit / 8] ^= 1 << (bit % 8);
+            assert!(matches!(Title::parse(&rotten), Err(TitleError::Rotten(_))), "bit {bit}");
+        }
     }
 
     #[test]

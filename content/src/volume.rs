@@ -1,7 +1,7 @@
 //! A volume: one disk, one filesystem, no RAID (DESIGN §3). Names and the footer that every file ends with.
 //!
 //! ```text
-//! OCA-VOLUME        {"format":1,"uuid":"…"}
+//! OCA-VOLUME        {"format":1,"uuid":"…"}, sealed (`seal`)
 //! incoming/         unfinished downloads with their resume records, and small objects that wait for their pack
 //! files/<16 hex>    complete, verified, immutable:
 //!                   data │ zeros to 4 KiB │ crc32c of each 256 KiB of data │ zeros │ trailer, 64 bytes
@@ -19,6 +19,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::checksum::{PIECE_BYTES, crc32c, piece_count};
 use crate::id::ObjectId;
+use crate::seal::{SealError, from_sealed, to_sealed};
 
 pub const MARKER_NAME: &str = "OCA-VOLUME";
 pub const FILES_FOLDER: &str = "files";
@@ -29,6 +30,9 @@ pub const ALIGNMENT_BYTES: u64 = 4096;
 /// Not larger than a file of this many bytes of data: 2⁴⁸, far above any XFS file of ours; keeps sums in range.
 pub const DATA_BYTES_MAX: u64 = 1 << 48;
 pub const TRAILER_BYTES: usize = 64;
+
+/// More than that is no rot but another text.
+const ROTTEN_BITS_MAX: u32 = 16;
 
 const MAGIC: [u8; 8] = *b"OCAFILE1";
 
@@ -90,7 +94,7 @@ pub enum VolumeError {
     #[error("not a volume's uuid: 32 lowercase hexadecimal digits")]
     NotAUuid,
     #[error("{MARKER_NAME} is not valid: {0}")]
-    Malformed(serde_json::Error),
+    Rotten(SealError),
     #[error("the volume has format {0}; this program knows format {VOLUME_FORMAT}")]
     Format(u32),
 }
@@ -101,14 +105,20 @@ impl Marker {
     }
 
     pub fn parse(bytes: &[u8]) -> Result<Self, VolumeError> {
-        let marker: Self = serde_json::from_slice(bytes).map_err(VolumeError::Malformed)?;
+        let marker: Self = from_sealed(bytes).map_err(VolumeError::Rotten)?;
         if marker.format == VOLUME_FORMAT { Ok(marker) } else { Err(VolumeError::Format(marker.format)) }
     }
 
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = serde_json::to_vec(self).expect("a marker has only string keys");
-        bytes.push(b'\n');
-        bytes
+        to_sealed(self)
+    }
+
+    /// Whether `bytes` are this marker with a few bits flipped: rot, and proof that it is this very disk. Of two volumes
+    /// the seals alone differ in about half of their bits.
+    pub fn is_rotten_in(&self, bytes: &[u8]) -> bool {
+        let whole = self.to_bytes();
+        let flipped = whole.iter().zip(bytes).map(|(a, b)| (a ^ b).count_ones()).fold(0, u32::saturating_add);
+        whole.len() == bytes.len() && (1..=ROTTEN_BITS_MAX).contains(&flipped)
     }
 }
 
@@ -339,6 +349,20 @@ mod tests {
         }
         assert!(Footer::parse(&bytes, 999_999).is_err());
         assert!(Footer::parse(&bytes[4096..], 1_000_000).is_err());
+    }
+
+    #[test]
+    fn a_marker_with_a_flipped_bit_is_noticed_and_known_for_whose_it_is() {
+        let [mine, other] = [7, 8].map(|byte| Marker::new(VolumeId([byte; 16])));
+        let bytes = mine.to_bytes();
+        assert_eq!(Marker::parse(&bytes).unwrap(), mine);
+        for bit in 0..bytes.len() * 8 {
+            let mut rotten = bytes.clone();
+            rotten[bit / 8] ^= 1 << (bit % 8);
+            assert!(matches!(Marker::parse(&rotten), Err(VolumeError::Rotten(_))), "bit {bit}");
+            assert!(mine.is_rotten_in(&rotten) && !other.is_rotten_in(&rotten), "bit {bit}");
+        }
+        assert!(!mine.is_rotten_in(&bytes) && !mine.is_rotten_in(&bytes[1..]) && !mine.is_rotten_in(b""));
     }
 
     #[test]

@@ -230,7 +230,7 @@ fn why_nobody(ranking: &Ranking<'_>) -> String {
         return "no appliance is registered".to_owned();
     }
     let mut why = String::new();
-    for reason in [Reason::Silent, Reason::Health, Reason::Draining, Reason::Full] {
+    for reason in [Reason::Silent, Reason::Clock, Reason::Health, Reason::Draining, Reason::Full] {
         let count = ranking.passed_over.iter().filter(|(_, other)| *other == reason).count();
         if count > 0 {
             // Writing to a string cannot fail.

@@ -9,7 +9,7 @@ use content::id::{ApplianceId, CatalogueKey, ClusterId, Extension, MediaPath, Ob
 use content::manifest::Manifest;
 use content::report::{Registration, Report};
 use content::title::{Stream, Title};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::licence::TermsTable;
 
@@ -65,9 +65,13 @@ pub struct Appliance {
 }
 
 /// The last report.
+#[derive(Clone)]
 pub struct Live {
     pub report: Report,
+    /// Moves with the control plane's clock when that jumps: it is for its age only.
     pub received: Timestamp,
+    /// What the control plane's clock said when it came.
+    pub clock: Timestamp,
     /// Of `report.holds.unlisted`, sorted.
     unlisted: Vec<CatalogueKey>,
 }
@@ -109,7 +113,7 @@ impl Live {
     pub fn new(report: Report, received: Timestamp) -> Self {
         let mut unlisted: Vec<_> = report.holds.unlisted.iter().map(MediaPath::key).collect();
         unlisted.sort_unstable();
-        Self { report, received, unlisted }
+        Self { report, received, clock: received, unlisted }
     }
 }
 
@@ -165,6 +169,18 @@ impl Snapshot {
     pub fn with_appliance(&self, appliance: Appliance) -> Self {
         let mut next = self.clone();
         next.fleet.insert(appliance.registration.appliance.clone(), Arc::new(appliance));
+        next
+    }
+
+    /// The wall's clock was set by so much: what is known stays as old as it is.
+    pub fn after_clock_jump(&self, by: SignedDuration) -> Self {
+        let mut next = self.clone();
+        for appliance in next.fleet.values_mut() {
+            let Some(live) = &appliance.live else { continue };
+            let received = live.received.checked_add(by).unwrap_or(live.received);
+            let live = Live { received, ..live.as_ref().clone() };
+            *appliance = Arc::new(Appliance { live: Some(Arc::new(live)), ..appliance.as_ref().clone() });
+        }
         next
     }
 
@@ -271,6 +287,8 @@ pub(crate) mod tests {
         pub manifest_version: u64,
         pub missing: Vec<u32>,
         pub unlisted: Vec<MediaPath>,
+        /// How far its clock is ahead when it reports.
+        pub clock_off_s: i64,
     }
 
     impl Box {
@@ -288,6 +306,7 @@ pub(crate) mod tests {
                 manifest_version: 1,
                 missing: Vec::new(),
                 unlisted: Vec::new(),
+                clock_off_s: 0,
             }
         }
 
@@ -318,7 +337,10 @@ pub(crate) mod tests {
                     unlisted: self.unlisted.clone(),
                 },
                 volumes: Vec::new(),
+                reasons: Vec::new(),
+                clock: self.age_s.map(|age_s| noon() - age_s.seconds() + self.clock_off_s.seconds()),
                 server: (!self.server_down).then(ServerFigures::default),
+                rot: [("file".to_owned(), 1)].into(),
             }
         }
     }

@@ -14,7 +14,7 @@ use std::cmp::Ordering;
 
 use content::id::{CatalogueKey, SessionId};
 use content::play::RANKED_MAX;
-use content::report::Health;
+use content::report::{CLOCK_OFF_MAX_S, Health};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::snapshot::{Appliance, Residency, Snapshot};
@@ -29,6 +29,9 @@ pub const FULL_HEADROOM: f64 = 0.02;
 pub enum Reason {
     /// It has not reported for [`SILENT_AFTER`], or nobody can tell because the clock was set back.
     Silent,
+    /// Its clock is further than `CLOCK_OFF_MAX_S` from the control plane's: it would refuse the play's token, or let it
+    /// live too long.
+    Clock,
     /// It says that it must be offered to nobody.
     Health,
     Draining,
@@ -43,6 +46,7 @@ impl Reason {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Silent => "silent",
+            Self::Clock => "clock",
             Self::Health => "health",
             Self::Draining => "draining",
             Self::Full => "full",
@@ -80,6 +84,10 @@ pub fn fitness(appliance: &Appliance, now: Timestamp) -> Result<f64, Reason> {
     // as it can be: the wall's clock was set back since, and its age is not known any more.
     if now.duration_since(live.received).abs() > SILENT_AFTER {
         return Err(Reason::Silent);
+    }
+    let off = live.report.clock.map(|clock| clock.duration_since(live.clock).abs());
+    if off.is_some_and(|off| off.as_secs() > CLOCK_OFF_MAX_S) {
+        return Err(Reason::Clock);
     }
     // `server` is none while the segment server does not answer its own agent.
     if live.report.health == Health::Failed || live.report.server.is_none() {
@@ -187,6 +195,9 @@ mod tests {
         assert_eq!(reason(|one| one.age_s = None), Some("silent"));
         assert_eq!(reason(|one| one.age_s = Some(-6)), None);
         assert_eq!(reason(|one| one.age_s = Some(-7)), Some("silent"), "the clock was set back since");
+        assert_eq!(reason(|one| one.clock_off_s = 30), None);
+        assert_eq!(reason(|one| one.clock_off_s = 31), Some("clock"));
+        assert_eq!(reason(|one| one.clock_off_s = -31), Some("clock"));
         assert_eq!(reason(|one| one.health = Health::Degraded), None);
         assert_eq!(reason(|one| one.health = Health::Failed), Some("health"));
         assert_eq!(reason(|one| one.server_down = true), Some("health"));
@@ -194,6 +205,20 @@ mod tests {
         assert_eq!(reason(|one| one.drain_ordered = true), Some("draining"));
         assert_eq!(reason(|one| one.headroom = 0.02), Some("full"));
         assert_eq!(reason(|one| one.headroom = f64::NAN), Some("full"));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_makes_no_box_older() {
+        let snapshot = world(&[film("film")], &[Box::well("box-a")]);
+        let judge =
+            |snapshot: &Snapshot, now| fitness(&snapshot.fleet[&"box-a".parse().unwrap()], now).map(drop);
+        for year in [SignedDuration::from_hours(365 * 24), SignedDuration::from_hours(-365 * 24)] {
+            assert_eq!(judge(&snapshot, noon() + year), Err(Reason::Silent));
+            let moved = snapshot.after_clock_jump(year);
+            assert_eq!(judge(&moved, noon() + year), Ok(()));
+            let later = noon() + year + SILENT_AFTER + SignedDuration::from_secs(1);
+            assert_eq!(judge(&moved, later), Err(Reason::Silent));
+        }
     }
 
     #[test]

@@ -2,17 +2,18 @@
 //! nothing.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use content::box_config::VolumeConfig;
 use content::control_socket::ServerRequest;
 use content::fill::FillRequest;
 use content::id::{MediaPath, ObjectId};
 use content::pack::PACK_BYTES;
 use content::report::Registration;
-use content::volume::VolumeId;
+use content::volume::{MARKER_NAME, VolumeId};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -25,10 +26,12 @@ use crate::download::{Counters, Job, Workshop};
 use crate::generations;
 use crate::http::{Http, Patience};
 use crate::incoming;
+use crate::rot;
+use crate::savings::Savings;
 use crate::server_link::ServerLink;
 use crate::sources::Hosts;
 use crate::state_folder::StateFolder;
-use crate::volumes::{self, Probed, Remembered, VolumeFault};
+use crate::volumes::{self, Probed, Remembered, VolumeFault, VolumeLock};
 
 /// A volume that does not answer a look at it within this time has failed.
 const PROBE_WAIT: Duration = Duration::from_secs(5);
@@ -65,8 +68,10 @@ pub async fn run(
 ) -> Result<(), OperatorError> {
     let state = StateFolder::open(&setup.config.state)?;
     let _lock = state.lock()?;
+    state.remove_temporary()?;
+    let looks = hold_volumes(&setup).await?;
     let (events, mut inbox) = mpsc::channel(EVENTS_MAX);
-    let (mut shell, mut core) = begin(setup, tuning, state, events)?;
+    let (mut shell, mut core) = begin(setup, tuning, state, looks, events)?;
     let mut ticks = interval(tuning.tick);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tokio::pin!(stop);
@@ -87,13 +92,22 @@ fn begin(
     setup: AgentSetup,
     tuning: Tuning,
     state: StateFolder,
+    looks: Vec<Arc<Look>>,
     events: mpsc::Sender<Event>,
 ) -> Result<(Shell, Core), OperatorError> {
     let folder = setup.config.state.clone();
     let unusable = |cause| OperatorError::StateUnusable { folder: folder.clone(), cause };
-    generations::remove_temporary(&folder).map_err(unusable)?;
+    if let Err(cause) = generations::remove_temporary(&folder) {
+        tracing::error!("what a kill left half-written in {} stays: {cause}", folder.display());
+    }
     let mut loaded = generations::load(&folder).map_err(unusable)?;
-    loaded.contents.next_file = state.take_numbers(loaded.contents.next_file).map_err(unusable)?;
+    // A state folder that is full or cannot be written to is no reason to fall silent: what is held is served and
+    // reported on.
+    let numbers = state.take_numbers(loaded.contents.next_file).map_err(|cause| unwritable(&folder, &cause));
+    match &numbers {
+        Ok(first) => loaded.contents.next_file = *first,
+        Err(reason) => tracing::error!("{reason}: what is held is served on, and nothing new is pulled"),
+    }
     let boot = volumes::random().map_err(unusable)?;
     let remembered = state.volumes();
     let paths = setup.config.volumes.iter().map(|volume| volume.path.clone());
@@ -106,7 +120,10 @@ fn begin(
         publish_every_ms: u64::try_from(tuning.publish_every.as_millis()).unwrap_or(u64::MAX),
         pack_bytes: tuning.pack_bytes,
     };
-    let core = Core::new(settings, loaded, &StateFolder::manifests(&folder), state.keys());
+    let mut core = Core::new(settings, loaded, &StateFolder::manifests(&folder), state.keys());
+    if let Err(reason) = numbers {
+        core = core.without_numbers(reason);
+    }
     let http = Http::new(tuning.patience, agent.downloads_max);
     let shop = Workshop {
         http: http.clone(),
@@ -116,10 +133,56 @@ fn begin(
     };
     let control = Control::new(http, &agent.control, &setup.key);
     let link = ServerLink::new(&setup.config.socket);
-    let busy = setup.config.volumes.iter().map(|_| Arc::new(AtomicBool::new(false))).collect();
-    let shell =
-        Shell { setup, state, events, control, link, shop, remembered, busy, cancels: HashMap::new() };
+    let cancels = HashMap::new();
+    let savings = Savings::default();
+    let shell = Shell { setup, state, events, control, link, shop, remembered, looks, cancels, savings };
     Ok((shell, core))
+}
+
+fn unwritable(state: &Path, cause: &std::io::Error) -> String {
+    format!("the state folder {} cannot be written to: {cause}", state.display())
+}
+
+/// How one volume is looked at.
+#[derive(Default)]
+struct Look {
+    /// One is under way, and may hang on its disk.
+    busy: AtomicBool,
+    lock: Mutex<Option<VolumeLock>>,
+}
+
+/// That a volume is somebody else's is the configuration's fault, and said at the start. One that is not there, or hangs,
+/// is looked at later.
+async fn hold_volumes(setup: &AgentSetup) -> Result<Vec<Arc<Look>>, OperatorError> {
+    let hold = |path: PathBuf| async move {
+        let look = Arc::new(Look::default());
+        let looked = Arc::clone(&look);
+        let held = spawn_blocking(move || look_at(&looked, || volumes::hold(&path, &mut lock(&looked.lock))));
+        (look, timeout(PROBE_WAIT, held).await)
+    };
+    let paths = setup.config.volumes.iter().map(|volume| volume.path.clone());
+    let tasks: Vec<_> = paths.map(|path| tokio::spawn(hold(path))).collect();
+    let mut looks = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        let (look, held) = task.await.expect("a look at a volume does not panic: see `volumes`");
+        if let Ok(Ok(Err(VolumeFault::InUse { path, holder }))) = held {
+            let marker = path.join(MARKER_NAME);
+            return Err(OperatorError::VolumeInUse { volume: path, marker, holder });
+        }
+        looks.push(look);
+    }
+    Ok(looks)
+}
+
+fn look_at<T>(look: &Look, work: impl FnOnce() -> T) -> T {
+    look.busy.store(true, Ordering::Release);
+    let done = work();
+    look.busy.store(false, Ordering::Release);
+    done
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Shell {
@@ -130,9 +193,10 @@ struct Shell {
     link: ServerLink,
     shop: Workshop,
     remembered: BTreeMap<PathBuf, Remembered>,
-    /// By slot: a look at the volume is under way.
-    busy: Vec<Arc<AtomicBool>>,
+    /// By slot.
+    looks: Vec<Arc<Look>>,
     cancels: HashMap<ObjectId, Arc<AtomicBool>>,
+    savings: Savings,
 }
 
 impl Shell {
@@ -141,8 +205,11 @@ impl Shell {
             Action::Gather => self.gather(),
             Action::Scan { slot, uuid, known } => self.scan(slot, uuid, known),
             Action::Register => self.register(),
-            Action::Report(report) => {
+            Action::TakeNumbers { least } => self.take_numbers(least),
+            Action::Report(mut report) => {
+                report.rot = rot::counts();
                 let control = self.control.clone();
+                report.clock = Some(self.shop.clock.own());
                 self.spawn(async move { Event::Reported(control.report(&report).await) });
             }
             Action::FetchManifest { etag } => self.fetch_manifest(etag),
@@ -196,13 +263,15 @@ impl Shell {
 
     /// Server and volumes at once; neither waits for the other, and neither for ever.
     fn gather(&self) {
+        let savings = self.savings.clone();
+        self.spawn(async move { Event::Unsaved(savings.try_again().await) });
         let link = self.link.clone();
-        let paths = self.setup.config.volumes.iter().map(|volume| volume.path.clone());
-        let probes: Vec<_> = paths
-            .zip(&self.busy)
-            .map(|(path, busy)| {
-                let remembered = self.remembered.get(&path).cloned();
-                tokio::spawn(probe(path, remembered, Arc::clone(busy)))
+        let volumes = self.setup.config.volumes.iter();
+        let probes: Vec<_> = volumes
+            .zip(&self.looks)
+            .map(|(volume, look)| {
+                let remembered = self.remembered.get(&volume.path).cloned();
+                tokio::spawn(probe(volume.clone(), remembered, Arc::clone(look)))
             })
             .collect();
         self.spawn(async move {
@@ -233,6 +302,15 @@ impl Shell {
         });
     }
 
+    fn take_numbers(&self, least: u64) {
+        let (state, folder) = (self.state.clone(), self.setup.config.state.clone());
+        self.spawn(async move {
+            let taken = spawn_blocking(move || state.take_numbers(least)).await;
+            let taken = taken.unwrap_or_else(|panic| Err(std::io::Error::other(panic)));
+            Event::Numbers(taken.map_err(|cause| unwritable(&folder, &cause)))
+        });
+    }
+
     fn register(&self) {
         let agent = &self.setup.config.agent;
         let registration = Registration {
@@ -247,11 +325,11 @@ impl Shell {
 
     fn fetch_manifest(&self, etag: Option<String>) {
         let (control, cluster) = (self.control.clone(), self.setup.config.agent.cluster.clone());
-        let state = self.state.clone();
+        let (state, savings) = (self.state.clone(), self.savings.clone());
         self.spawn(async move {
             Event::Manifest(match control.manifest(&cluster, etag.as_deref()).await {
                 Ok(ManifestAnswer::New { etag, manifest, bytes }) => {
-                    keep("manifest", move || state.save_manifest(&bytes)).await;
+                    savings.save("the manifest", move || state.save_manifest(&bytes)).await;
                     Ok(Some((etag, manifest)))
                 }
                 Ok(ManifestAnswer::Unchanged | ManifestAnswer::None) => Ok(None),
@@ -262,11 +340,12 @@ impl Shell {
 
     fn fetch_keys(&self) {
         let (control, state) = (self.control.clone(), self.state.clone());
+        let savings = self.savings.clone();
         self.spawn(async move {
             let keys = control.token_keys().await;
             if let Ok(keys) = &keys {
                 let keys = keys.clone();
-                keep("token keys", move || state.save_keys(&keys)).await;
+                savings.save("the token keys", move || state.save_keys(&keys)).await;
             }
             Event::Keys(keys)
         });
@@ -303,10 +382,17 @@ impl Shell {
             }
             Event::Gathered { volumes, .. } => self.remember_volumes(volumes),
             Event::Written(_) => self.log_counters(),
+            Event::Reported(Ok(orders)) => {
+                if let Some(theirs) = orders.clock {
+                    self.shop.clock.compare(theirs);
+                }
+            }
             Event::Tick
             | Event::Scanned { .. }
             | Event::Registered(_)
-            | Event::Reported(_)
+            | Event::Reported(Err(_))
+            | Event::Numbers(_)
+            | Event::Unsaved(_)
             | Event::Manifest(_)
             | Event::Keys(_)
             | Event::Sources { .. }
@@ -343,39 +429,39 @@ impl Shell {
         }
         if self.remembered != before {
             let (state, volumes) = (self.state.clone(), self.remembered.clone());
-            blocking("volumes", move || state.save_volumes(&volumes));
+            let savings = self.savings.clone();
+            let save = move || state.save_volumes(&volumes);
+            tokio::spawn(async move { savings.save("which volume is where", save).await });
         }
     }
 }
 
 async fn probe(
-    path: PathBuf,
+    volume: VolumeConfig,
     remembered: Option<Remembered>,
-    busy: Arc<AtomicBool>,
+    look: Arc<Look>,
 ) -> Result<Probed, VolumeFault> {
+    let VolumeConfig { path, must_be_mounted } = volume;
     let hangs = || VolumeFault::Failed(format!("{} does not answer", path.display()));
-    if busy.swap(true, Ordering::AcqRel) {
+    if look.busy.swap(true, Ordering::AcqRel) {
         return Err(hangs());
     }
     let folder = path.clone();
-    let look = spawn_blocking(move || {
-        let probed = volumes::open(&folder, remembered.as_ref());
-        busy.store(false, Ordering::Release);
-        probed
-    });
-    match timeout(PROBE_WAIT, look).await {
+    let work = move || {
+        look_at(&look, || {
+            let mut held = lock(&look.lock);
+            let probed = volumes::open(&folder, remembered.as_ref(), must_be_mounted);
+            let probed = probed.and_then(|probed| volumes::hold(&folder, &mut held).map(|()| probed));
+            if probed.is_err() {
+                *held = None;
+            }
+            probed
+        })
+    };
+    match timeout(PROBE_WAIT, spawn_blocking(work)).await {
         Ok(Ok(probed)) => probed,
         Ok(Err(panic)) => Err(VolumeFault::Failed(panic.to_string())),
         Err(_) => Err(hangs()),
-    }
-}
-
-/// Saves something that can be fetched again: a failure is said and costs only the next start.
-async fn keep(what: &'static str, work: impl FnOnce() -> std::io::Result<()> + Send + 'static) {
-    match spawn_blocking(work).await {
-        Ok(Ok(())) => {}
-        Ok(Err(cause)) => tracing::error!("{what}: not saved: {cause}"),
-        Err(panic) => tracing::error!("{what}: not saved: {panic}"),
     }
 }
 

@@ -35,10 +35,15 @@ pub enum OperatorError {
     )]
     StateUnusable { folder: PathBuf, cause: io::Error },
     #[error(
-        "another oca-fill runs on the state folder {} (it holds {}); stop it, or give this one its own `state`",
+        "another oca-fill runs on the state folder {}: {holder} holds {}; stop it, or give this one its own `state`",
         .folder.display(), .lock.display()
     )]
-    AlreadyRunning { folder: PathBuf, lock: PathBuf },
+    AlreadyRunning { folder: PathBuf, lock: PathBuf, holder: String },
+    #[error(
+        "another oca-fill fills the volume {}: {holder} holds {}; stop it, or name the volume in one configuration \
+         only (key `volume.path`)", .volume.display(), .marker.display()
+    )]
+    VolumeInUse { volume: PathBuf, marker: PathBuf, holder: String },
 }
 
 /// The configuration and the secret it points to.

@@ -20,9 +20,10 @@ use content::control_socket::FileName;
 use content::fill::FillSource;
 use content::id::ObjectId;
 use content::pack::{Member, SMALL_BELOW_BYTES};
+use content::rot::RotPlace;
 use content::tree::{Tree, tree_bytes};
 use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONTENT_RANGE, RANGE};
 use hyper::{Request, Response, StatusCode};
 use tokio::task::spawn_blocking;
@@ -30,9 +31,10 @@ use tokio::time::{sleep, timeout};
 
 use crate::aligned::PieceBuffer;
 use crate::clock::Clock;
-use crate::http::{Http, HttpError};
+use crate::http::{Http, HttpError, Transfer};
 use crate::incoming::{self, DiskFault, IncomingFile};
 use crate::packing::{self, Checked, PackJob, Packed, SourceAt};
+use crate::rot;
 use crate::sources::{Attempt, Fault, Hosts, Next};
 use crate::volumes::file_path;
 
@@ -74,6 +76,8 @@ pub enum Outcome {
     /// No source gave it; what came so far is kept.
     NoSource(String),
     DiskFull,
+    /// The volume can be read and not written to.
+    ReadOnly,
     VolumeFailed(String),
     /// The file that was to be adopted is not what it says.
     Damaged(String),
@@ -160,6 +164,7 @@ impl Workshop {
             Ok(()) => Outcome::Stored,
             Err(Stop::Source(reason)) => Outcome::NoSource(reason),
             Err(Stop::Disk(DiskFault::Full)) => Outcome::DiskFull,
+            Err(Stop::Disk(DiskFault::ReadOnly)) => Outcome::ReadOnly,
             Err(Stop::Disk(DiskFault::Damaged(what))) => Outcome::Damaged(what),
             Err(Stop::Disk(fault @ DiskFault::Failed(_))) => Outcome::VolumeFailed(fault.to_string()),
             Err(Stop::Hung) => Outcome::VolumeFailed("the volume does not answer".to_owned()),
@@ -186,14 +191,24 @@ impl Workshop {
     pub async fn check_pack(&self, check: PackCheck) -> Result<Checked, PackFault> {
         let PackCheck { volume, at, data_bytes, members } = check;
         let path = file_path(&volume, at.file);
+        let file = path.clone();
         let done = on_disk(PACK_WAIT, move || packing::check(&path, at.file, data_bytes, &members)).await;
+        if done.as_ref().is_ok_and(|checked| !checked.whole) {
+            let cure = "none needed: what is good of it is copied, the rest is pulled again";
+            rot::found(RotPlace::File, file.display(), "a pack whose members or checksums do not fit", cure);
+        }
         done.map_err(PackFault::from)
     }
 }
 
 async fn adopt(job: &Job) -> Result<(), Stop> {
     let (path, object, bytes) = (file_path(&job.volume, job.at.file), job.object, job.bytes);
-    on_disk(CHECK_WAIT, move || incoming::check_complete(&path, object, bytes)).await
+    let checked = on_disk(CHECK_WAIT, move || incoming::check_complete(&path, object, bytes)).await;
+    if let Err(Stop::Disk(DiskFault::Damaged(what))) = &checked {
+        let file = file_path(&job.volume, job.at.file);
+        rot::found(RotPlace::File, file.display(), what, "none needed: the object is pulled again");
+    }
+    checked
 }
 
 /// Runs file operations off the loop's threads; a disk that hangs holds one thread and this job, and no more.
@@ -250,7 +265,9 @@ impl Pull<'_> {
                 (tree, Some(encoded))
             }
         };
-        on_disk(CHECK_WAIT, move || incoming::open(&volume, number, object, tree, encoded.as_deref())).await
+        let begin = move || incoming::begin(&volume, number, object, tree, encoded.as_deref());
+        let begun = on_disk(DISK_WAIT, begin).await?;
+        on_disk(CHECK_WAIT, move || begun.recover()).await
     }
 
     async fn pull_tree(&mut self) -> Result<(Tree, Bytes), Stop> {
@@ -302,7 +319,7 @@ impl Pull<'_> {
         }
     }
 
-    /// One request. Gives the file back with what came right, and what went wrong, if anything did.
+    /// One request; what comes beyond it is not read. Gives the file back with what came right, and what went wrong, if anything did.
     async fn pull_range(
         &mut self,
         mut file: IncomingFile,
@@ -323,6 +340,7 @@ impl Pull<'_> {
             }
             let count = usize::try_from(file.tree().piece_bytes(file.verified())).unwrap_or(usize::MAX);
             buffer.clear();
+            body.start_piece();
             if let Err(fault) = self.fill(&mut body, &mut rest, &mut buffer, count).await {
                 return Ok((file, Some(fault)));
             }
@@ -354,18 +372,18 @@ impl Pull<'_> {
     }
 
     /// Asks for a range and checks that it is what comes.
-    async fn start_range(&self, index: usize, first: u64, last: u64) -> Result<Incoming, Fault> {
+    async fn start_range(&self, index: usize, first: u64, last: u64) -> Result<Transfer, Fault> {
         let source = self.attempt.source(index).ok_or_else(no_source)?;
         let range = format!("bytes={first}-{last}");
         let request = request(&source.url, source, Some(&range))?;
         let answer = self.shop.http.send(request).await.map_err(fault_of)?;
         check_range(&answer, first, last, self.job.bytes)?;
-        Ok(answer.into_body())
+        Ok(Transfer::new(answer.into_body()))
     }
 
     async fn fill(
         &self,
-        body: &mut Incoming,
+        body: &mut Transfer,
         rest: &mut Bytes,
         buffer: &mut PieceBuffer,
         count: usize,
@@ -382,12 +400,19 @@ impl Pull<'_> {
 
     fn note(&mut self, index: usize, fault: &Fault) {
         let url = self.attempt.source(index).map_or("", |source| source.url.as_str());
-        tracing::warn!(object = %self.job.object, url, "the source failed: {fault}");
+        match fault {
+            Fault::BadPiece(_) => rot::found(RotPlace::SourcePiece, url, fault, CURE),
+            Fault::BadTree(_) => rot::found(RotPlace::SourceTree, url, fault, CURE),
+            _ => tracing::warn!(object = %self.job.object, url, "the source failed: {fault}"),
+        }
         self.shop.counters.faults.fetch_add(1, Ordering::Relaxed);
         let now = self.shop.clock.now();
         self.attempt.failed(index, fault, &mut lock(&self.shop.hosts), now);
     }
 }
+
+const CURE: &str = "none needed here: another source is tried. If this is the origin, its copy is rotten: move the \
+                    file away there and publish the title again";
 
 /// A panic elsewhere leaves the penalties as they were; they are hints.
 fn lock(hosts: &Mutex<Hosts>) -> std::sync::MutexGuard<'_, Hosts> {
@@ -416,6 +441,7 @@ fn fault_of(error: HttpError) -> Fault {
     match error {
         HttpError::Unreachable(what) => Fault::Unreachable(what),
         HttpError::Stalled(wait) => Fault::Stalled(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
+        slow @ HttpError::TooSlow { .. } => Fault::TooSlow(slow.to_string()),
         HttpError::Cut(_) => Fault::ShortBody,
         HttpError::TooLong(_) => Fault::BadTree("longer than the object's size allows".to_owned()),
     }
@@ -435,9 +461,13 @@ fn check_range(answer: &Response<Incoming>, first: u64, last: u64, size: u64) ->
         return Err(Fault::Status(status.as_u16()));
     }
     let says = answer.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if says == format!("bytes {first}-{last}/{size}") {
-        Ok(())
+    let count = (last - first).saturating_add(1);
+    let announced = answer.body().size_hint().exact();
+    if says != format!("bytes {first}-{last}/{size}") {
+        Err(Fault::WrongRange(format!("Content-Range {:?}", says.chars().take(80).collect::<String>())))
+    } else if let Some(other) = announced.filter(|announced| *announced != count) {
+        Err(Fault::WrongRange(format!("a body of {other} bytes for {count}")))
     } else {
-        Err(Fault::WrongRange(says.chars().take(80).collect()))
+        Ok(())
     }
 }

@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 
 use content::catalogue::file::Catalogue;
 use content::catalogue::{
-    CATALOGUE_FOLDER, CURRENT_NAME, Contents, build, generation_name, generation_of_name,
+    CATALOGUE_FOLDER, CURRENT_NAME, CatalogueError, Contents, FileRecord, build, current_bytes,
+    generation_name, generation_of_current, generation_of_name,
 };
 use content::control_socket::FileName;
+use content::rot::RotPlace;
 
-use crate::shelf::name_of;
-use crate::volumes::{make_folder, sync_folder, write_whole};
+use crate::rot;
+use crate::volumes::{make_folder, sync_folder, write_staged, write_whole};
 
 /// What the state folder says at start.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -33,10 +35,10 @@ pub fn load(state: &Path) -> io::Result<Loaded> {
     let folder = state.join(CATALOGUE_FOLDER);
     let mut generations = list(&folder)?;
     generations.sort_unstable_by(|a, b| b.cmp(a));
-    let current = fs::read_to_string(folder.join(CURRENT_NAME)).ok();
-    let current = current.as_deref().and_then(generation_of_name);
+    let current = read_current(&folder.join(CURRENT_NAME));
     let candidates = generations.iter().filter(|generation| current.is_none_or(|now| **generation <= now));
     let chosen = candidates.copied().find_map(|generation| read(&folder, generation));
+    let chosen = chosen.map(|catalogue| catalogue.contents());
     let mut loaded = Loaded::default();
     if let Some(contents) = chosen {
         loaded.is_current = current == Some(contents.generation);
@@ -53,9 +55,9 @@ pub fn load(state: &Path) -> io::Result<Loaded> {
         );
     }
     for generation in generations.into_iter().filter(|other| *other != loaded.contents.generation) {
-        let named = read(&folder, generation).map(|contents| {
-            loaded.contents.next_file = loaded.contents.next_file.max(contents.next_file);
-            contents.files.iter().filter_map(|file| name_of(&contents, file)).collect()
+        let named = read(&folder, generation).map(|catalogue| {
+            loaded.contents.next_file = loaded.contents.next_file.max(catalogue.next_file());
+            files_of(&catalogue)
         });
         loaded.others.push((generation, named));
     }
@@ -77,16 +79,15 @@ pub fn remove_temporary(state: &Path) -> io::Result<()> {
 }
 
 /// Writes a generation and makes it current. A kill at any point leaves the old one or the new one current, whole.
-pub fn publish(state: &Path, contents: Contents) -> Result<(), String> {
+pub fn publish(state: &Path, mut contents: Contents) -> Result<(), String> {
     let folder = state.join(CATALOGUE_FOLDER);
     let name = generation_name(contents.generation);
-    let bytes = build::to_bytes(contents).map_err(|defect| defect.to_string())?;
-    let write = || {
-        make_folder(&folder)?;
-        write_whole(&folder, &name, &bytes)?;
-        write_whole(&folder, CURRENT_NAME, format!("{name}\n").as_bytes())
-    };
-    write().map_err(|cause| format!("{}: {cause}", folder.display()))
+    let at_fault = |cause: &dyn std::fmt::Display| format!("{}: {cause}", folder.display());
+    make_folder(&folder).map_err(|cause| at_fault(&cause))?;
+    let built = write_staged(&folder, &name, |file| build::write(&mut contents, file));
+    built.map_err(|cause| at_fault(&cause))?;
+    let named = write_whole(&folder, CURRENT_NAME, &current_bytes(contents.generation));
+    named.map_err(|cause| at_fault(&cause))
 }
 
 /// Removes generations older than `oldest_in_use`; the newest two stay, one to fall back to.
@@ -113,28 +114,51 @@ fn list(folder: &Path) -> io::Result<Vec<u64>> {
     names.filter_map(io::Result::transpose).collect()
 }
 
-fn read(folder: &Path, generation: u64) -> Option<Contents> {
+/// None: there is none, or it cannot be believed; then the newest generation that is whole is as good.
+fn read_current(path: &Path) -> Option<u64> {
+    let cure = "none needed: the newest generation that is whole is taken, and a newer one is published";
+    match generation_of_current(&fs::read(path).ok()?) {
+        Ok(Some(generation)) => return Some(generation),
+        Ok(None) => rot::found(RotPlace::Current, path.display(), "it names no generation", cure),
+        Err(cause) => rot::found(RotPlace::Current, path.display(), cause, cure),
+    }
+    None
+}
+
+/// Verified, and still on the disk: only what is asked of it comes into memory.
+fn read(folder: &Path, generation: u64) -> Option<Catalogue> {
     let path: PathBuf = folder.join(generation_name(generation));
     let opened = Catalogue::open(&path).and_then(|catalogue| {
         catalogue.verify()?;
-        Ok(catalogue.contents())
+        Ok(catalogue)
     });
     match opened {
-        Ok(contents) if contents.generation == generation => Some(contents),
+        Ok(catalogue) if catalogue.generation() == generation => Some(catalogue),
         Ok(_) => {
-            tracing::error!("{} is another generation than its name says", path.display());
+            rot::found(RotPlace::Catalogue, path.display(), "its name is of another generation", CURE);
+            None
+        }
+        Err(CatalogueError::Unreadable(cause)) => {
+            tracing::error!("{}: {cause}", path.display());
             None
         }
         Err(cause) => {
-            tracing::error!("{}: {cause}", path.display());
+            rot::found(RotPlace::Catalogue, path.display(), cause, CURE);
             None
         }
     }
 }
 
+fn files_of(catalogue: &Catalogue) -> Vec<FileName> {
+    let name = |file: FileRecord| Some(FileName { uuid: catalogue.volume(file.volume)?, file: file.number });
+    catalogue.files().filter_map(name).collect()
+}
+
+const CURE: &str = "none needed: the generation before is used, the files on the volumes are found by their footers, \
+                    and a newer generation is published";
+
 #[cfg(test)]
 mod tests {
-    use content::catalogue::FileRecord;
     use content::volume::VolumeId;
 
     use super::*;

@@ -12,7 +12,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::timeout;
 
-/// Without any byte for this long, a transfer is given up.
+/// What a source is given before a transfer is given up.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     pub connect: Duration,
@@ -20,12 +20,14 @@ pub struct Patience {
     pub head: Duration,
     /// Between two parts of a body.
     pub body: Duration,
+    /// A body that comes slower than this, after `body`, is given up: it may come for ever.
+    pub bytes_per_s_min: u64,
 }
 
 impl Default for Patience {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Self { connect: seconds(5), head: seconds(15), body: seconds(15) }
+        Self { connect: seconds(5), head: seconds(15), body: seconds(15), bytes_per_s_min: 8 * 1024 }
     }
 }
 
@@ -35,6 +37,8 @@ pub enum HttpError {
     Unreachable(String),
     #[error("nothing came for {} ms", .0.as_millis())]
     Stalled(Duration),
+    #[error("{bytes} bytes came in {} ms, less than {bytes_per_s_min} bytes/s", .waited.as_millis())]
+    TooSlow { bytes: u64, waited: Duration, bytes_per_s_min: u64 },
     #[error("the body ended early: {0}")]
     Cut(String),
     #[error("the body is longer than {0} bytes")]
@@ -72,15 +76,21 @@ impl Http {
     }
 
     /// The next bytes of a body; None at its end.
-    pub async fn next(&self, body: &mut Incoming) -> Result<Option<Bytes>, HttpError> {
+    pub async fn next(&self, body: &mut Transfer) -> Result<Option<Bytes>, HttpError> {
         loop {
-            let frame = timeout(self.patience.body, body.frame()).await;
-            match frame.map_err(|_| HttpError::Stalled(self.patience.body))? {
-                None => return Ok(None),
-                Some(Err(error)) => return Err(HttpError::Cut(chain(&error))),
+            let limit = body.time_left(self.patience)?;
+            let start = tokio::time::Instant::now();
+            let frame = timeout(limit, body.incoming.frame()).await;
+            body.waited = body.waited.saturating_add(start.elapsed());
+            match frame {
+                Err(_) if limit == self.patience.body => return Err(HttpError::Stalled(limit)),
+                Err(_) => return Err(body.too_slow(self.patience)),
+                Ok(None) => return Ok(None),
+                Ok(Some(Err(error))) => return Err(HttpError::Cut(chain(&error))),
                 // Trailers are no data.
-                Some(Ok(frame)) => {
+                Ok(Some(Ok(frame))) => {
                     if let Ok(data) = frame.into_data() {
+                        body.bytes = body.bytes.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
                         return Ok(Some(data));
                     }
                 }
@@ -89,9 +99,10 @@ impl Http {
     }
 
     /// A whole body, of at most `limit` bytes.
-    pub async fn whole(&self, mut body: Incoming, limit: usize) -> Result<Bytes, HttpError> {
+    pub async fn whole(&self, body: Incoming, limit: usize) -> Result<Bytes, HttpError> {
         let mut whole = BytesMut::new();
-        let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+        let mut body = Transfer::new(body);
+        let announced = usize::try_from(body.incoming.size_hint().lower()).unwrap_or(usize::MAX);
         if announced > limit {
             return Err(HttpError::TooLong(limit));
         }
@@ -102,6 +113,44 @@ impl Http {
             whole.extend_from_slice(&part);
         }
         Ok(whole.freeze())
+    }
+}
+
+/// A body that is being read, and how long was waited for it: time in which nobody waited is not the source's.
+pub struct Transfer {
+    incoming: Incoming,
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Transfer {
+    pub fn new(incoming: Incoming) -> Self {
+        Self { incoming, waited: Duration::ZERO, bytes: 0 }
+    }
+
+    /// The length that the answer's head announced. None: it is to be seen.
+    pub fn announced(&self) -> Option<u64> {
+        self.incoming.size_hint().exact()
+    }
+
+    /// Counts anew: what came fast earlier is no excuse for what comes slowly now.
+    pub fn start_piece(&mut self) {
+        (self.waited, self.bytes) = (Duration::ZERO, 0);
+    }
+
+    /// Until the next part must be there.
+    fn time_left(&self, patience: Patience) -> Result<Duration, HttpError> {
+        let paid_ms = self.bytes.saturating_mul(1_000) / patience.bytes_per_s_min.max(1);
+        let due = patience.body.saturating_add(Duration::from_millis(paid_ms));
+        match due.checked_sub(self.waited) {
+            Some(left) if !left.is_zero() => Ok(left.min(patience.body)),
+            _ => Err(self.too_slow(patience)),
+        }
+    }
+
+    fn too_slow(&self, patience: Patience) -> HttpError {
+        let bytes_per_s_min = patience.bytes_per_s_min;
+        HttpError::TooSlow { bytes: self.bytes, waited: self.waited, bytes_per_s_min }
     }
 }
 

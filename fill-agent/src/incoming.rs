@@ -1,7 +1,7 @@
 //! A download on its volume: allocated, written piece by piece, ended with its footer, moved to `files/`. Impure.
 //!
 //! ```text
-//! incoming/<number>.json   the resume record: which object this is, of how many bytes
+//! incoming/<number>.json   the resume record: which object this is, of how many bytes; sealed (`content::seal`)
 //! incoming/<number>.obao   its verification tree
 //! incoming/<number>.part   the file itself, allocated in full
 //! incoming/<number>.ready  the same of a small object, once it is complete: it waits for its pack (`packing`)
@@ -20,6 +20,8 @@ use std::path::{Path, PathBuf};
 
 use content::checksum::PIECE_BYTES;
 use content::id::ObjectId;
+use content::rot::RotPlace;
+use content::seal::{from_sealed, to_sealed};
 use content::tree::Tree;
 use content::volume::{
     Checksums, FILES_FOLDER, FileKind, Footer, INCOMING_FOLDER, VolumeId, file_bytes, file_name, file_number,
@@ -30,6 +32,7 @@ use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, PosixFadviseAdvice, fallocate,
 use serde::{Deserialize, Serialize};
 
 use crate::aligned::PieceBuffer;
+use crate::rot;
 use crate::volumes::{file_path, sync_folder, write_whole};
 
 /// Data are made to last this often, so that a power cut costs no more.
@@ -58,6 +61,8 @@ pub struct Partial {
 pub enum DiskFault {
     #[error("the volume is full")]
     Full,
+    #[error("the volume cannot be written to")]
+    ReadOnly,
     #[error("the volume failed: {0}")]
     Failed(io::Error),
     /// Bytes that were verified once are not the same any more, or a file is not what it says.
@@ -69,6 +74,7 @@ impl From<io::Error> for DiskFault {
     fn from(cause: io::Error) -> Self {
         match cause.raw_os_error().map(Errno::from_raw) {
             Some(Errno::ENOSPC | Errno::EDQUOT) => Self::Full,
+            Some(Errno::EROFS) => Self::ReadOnly,
             _ => Self::Failed(cause),
         }
     }
@@ -87,32 +93,59 @@ pub struct IncomingFile {
     unsynced: u64,
 }
 
+const TREE_CURE: &str =
+    "none needed: a source gives the tree again, and the pieces that came are checked against it";
+
 /// The tree that an earlier attempt left, if it is whole.
 pub fn stored_tree(volume: &Path, number: u64, object: ObjectId) -> Option<Tree> {
-    let bytes = fs::read(incoming_path(volume, number, "obao")).ok()?;
-    Tree::parse(object, &bytes).ok()
+    let path = incoming_path(volume, number, "obao");
+    match Tree::parse(object, &fs::read(&path).ok()?) {
+        Ok(tree) => Some(tree),
+        Err(cause) => {
+            let cure =
+                "none needed: a source gives the tree again, and the pieces that came are checked against it";
+            rot::found(RotPlace::ResumeTree, path.display(), cause, cure);
+            None
+        }
+    }
 }
 
-/// Writes record and tree, allocates the file; goes on from what is there already.
-pub fn open(
+/// A file that is allocated, and perhaps holds what an earlier attempt wrote.
+#[derive(Debug)]
+pub struct Begun {
+    incoming: IncomingFile,
+    fresh: bool,
+}
+
+impl Begun {
+    /// Goes on from what is there already: reads all of it.
+    pub fn recover(mut self) -> Result<IncomingFile, DiskFault> {
+        if !self.fresh {
+            self.incoming.recover()?;
+        }
+        Ok(self.incoming)
+    }
+}
+
+/// Writes record and tree, allocates the file.
+pub fn begin(
     volume: &Path,
     number: u64,
     object: ObjectId,
     tree: Tree,
     encoded: Option<&[u8]>,
-) -> Result<IncomingFile, DiskFault> {
+) -> Result<Begun, DiskFault> {
     let folder = volume.join(INCOMING_FOLDER);
     if let Some(encoded) = encoded {
         let record = Record { object, bytes: tree.object_bytes() };
-        let record = serde_json::to_vec(&record).expect("a record has only string keys");
         write_whole(&folder, &format!("{}.obao", file_name(number)), encoded)?;
-        write_whole(&folder, &format!("{}.json", file_name(number)), &record)?;
+        write_whole(&folder, &format!("{}.json", file_name(number)), &to_sealed(&record))?;
     }
     let path = incoming_path(volume, number, "part");
     let fresh = !path.exists();
     let file = open_direct(&path, OpenOptions::new().read(true).write(true).create(true))?;
     allocate(&file, file_bytes(tree.object_bytes()))?;
-    let mut incoming = IncomingFile {
+    let incoming = IncomingFile {
         volume: volume.to_owned(),
         number,
         object,
@@ -122,10 +155,7 @@ pub fn open(
         verified: 0,
         unsynced: 0,
     };
-    if !fresh {
-        incoming.recover()?;
-    }
-    Ok(incoming)
+    Ok(Begun { incoming, fresh })
 }
 
 impl IncomingFile {
@@ -269,7 +299,8 @@ pub fn discard(volume: &Path, number: u64) -> io::Result<()> {
 /// What belongs to a download.
 const KEPT: [&str; 4] = ["json", "obao", "part", "ready"];
 
-/// The downloads that can go on. Removes what belongs to none: no valid record, no valid tree, a temporary file.
+/// The downloads that can go on. Removes what belongs to none: no valid record, a temporary file; and a rotten tree,
+/// which a source gives again.
 pub fn leftovers(volume: &Path) -> io::Result<Vec<Partial>> {
     let folder = volume.join(INCOMING_FOLDER);
     let mut partials = Vec::new();
@@ -286,21 +317,49 @@ pub fn leftovers(volume: &Path) -> io::Result<Vec<Partial>> {
         let number = numbered(&path).filter(|_| KEPT.iter().any(|e| of(&path, e)));
         let valid = number.is_some_and(|number| numbers.contains(&number));
         if !valid {
-            tracing::info!("{} is left over and of no use: removed", path.display());
-            fs::remove_file(&path)?;
+            remove_leftover(&path)?;
         }
     }
     Ok(partials)
 }
 
+fn remove_leftover(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        // Another start finds it again, once the volume can be written to.
+        Err(cause) if cause.kind() == io::ErrorKind::ReadOnlyFilesystem => Ok(()),
+        Err(cause) => Err(cause),
+        Ok(()) => {
+            tracing::info!("{} was left over and of no use: removed", path.display());
+            Ok(())
+        }
+    }
+}
+
 fn valid_partial(volume: &Path, number: u64) -> Option<Partial> {
-    let record = fs::read(incoming_path(volume, number, "json")).ok()?;
-    let record: Record = serde_json::from_slice(&record).ok()?;
-    let tree = stored_tree(volume, number, record.object)?;
+    let path = incoming_path(volume, number, "json");
+    let record: Record = match from_sealed(&fs::read(&path).ok()?) {
+        Ok(record) => record,
+        Err(cause) => {
+            let cure = "none needed: what came of this download is removed, and it starts over";
+            rot::found(RotPlace::ResumeRecord, path.display(), cause, cure);
+            return None;
+        }
+    };
+    let tree = stored_tree(volume, number, record.object);
+    let fits = tree.as_ref().is_some_and(|tree| tree.object_bytes() == record.bytes);
+    if let Some(tree) = tree.filter(|_| !fits) {
+        // Its length stands beside the hashes, not under them.
+        let what = format!("it is of {} bytes, not {}", tree.object_bytes(), record.bytes);
+        let path = incoming_path(volume, number, "obao");
+        rot::found(RotPlace::ResumeTree, path.display(), what, TREE_CURE);
+    }
+    if !fits && let Err(cause) = fs::remove_file(incoming_path(volume, number, "obao")) {
+        tracing::debug!(number, "no tree to remove: {cause}");
+    }
     let there = |extension| incoming_path(volume, number, extension).exists();
     let (begun, ready) = (there("part"), there("ready"));
     let Record { object, bytes } = record;
-    ((begun || ready) && tree.object_bytes() == bytes).then_some(Partial { number, object, bytes, ready })
+    (begun || ready).then_some(Partial { number, object, bytes, ready })
 }
 
 pub(crate) fn incoming_path(volume: &Path, number: u64, extension: &str) -> PathBuf {
@@ -373,8 +432,18 @@ mod tests {
 
     fn volume() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
-        crate::volumes::open(folder.path(), None).unwrap();
+        crate::volumes::open(folder.path(), None, false).unwrap();
         folder
+    }
+
+    fn open(
+        volume: &Path,
+        number: u64,
+        object: ObjectId,
+        tree: Tree,
+        encoded: Option<&[u8]>,
+    ) -> Result<IncomingFile, DiskFault> {
+        begin(volume, number, object, tree, encoded)?.recover()
     }
 
     fn push(file: &mut IncomingFile, data: &[u8]) -> bool {
@@ -441,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn leftovers_without_a_valid_record_and_tree_are_removed() {
+    fn leftovers_without_a_valid_record_are_removed_and_a_rotten_tree_costs_only_itself() {
         let (volume, (data, id, encoded)) = (volume(), object(600_000));
         let tree = Tree::parse(id, &encoded).unwrap();
         for number in [1, 2, 3] {
@@ -452,8 +521,30 @@ mod tests {
         fs::write(incoming_path(volume.path(), 2, "json"), b"{").unwrap();
         fs::write(incoming_path(volume.path(), 3, "obao"), b"rubbish").unwrap();
         fs::write(folder.join("0000000000000004.json.tmp"), b"x").unwrap();
-        let found = leftovers(volume.path()).unwrap();
-        assert_eq!(found, [Partial { number: 1, object: id, bytes: 600_000, ready: false }]);
-        assert_eq!(fs::read_dir(folder).unwrap().count(), 3);
+        let mut found = leftovers(volume.path()).unwrap();
+        found.sort_by_key(|partial| partial.number);
+        assert_eq!(found, [1, 3].map(|number| Partial { number, object: id, bytes: 600_000, ready: false }));
+        assert_eq!(fs::read_dir(folder).unwrap().count(), 5);
+        assert_eq!(open(volume.path(), 3, id, tree, Some(&encoded)).unwrap().verified(), 1, "it goes on");
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_resume_record_is_found_and_nothing_goes_on_from_it() {
+        let (volume, (data, id, encoded)) = (volume(), object(600_000));
+        let tree = Tree::parse(id, &encoded).unwrap();
+        let record = incoming_path(volume.path(), 1, "json");
+        let count = || rot::counts()[RotPlace::ResumeRecord.label()];
+        let bits = 8 * to_sealed(&Record { object: id, bytes: 600_000 }).len();
+        for bit in (0..bits).step_by(7) {
+            let mut file = open(volume.path(), 1, id, tree.clone(), Some(&encoded)).unwrap();
+            assert!(file.verified() > 0 || push(&mut file, &data[..262_144]));
+            let mut bytes = fs::read(&record).unwrap();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&record, bytes).unwrap();
+            let before = count();
+            assert_eq!(leftovers(volume.path()).unwrap(), [], "bit {bit}");
+            assert!(count() > before);
+            assert_eq!(fs::read_dir(volume.path().join(INCOMING_FOLDER)).unwrap().count(), 0);
+        }
     }
 }

@@ -14,7 +14,7 @@
 //!
 //! `agent` is the shell around `core`: it runs each action as a task and feeds what came of it back. Clock, files,
 //! sockets and threads are in `clock`, `agent`, `state_folder`, `generations`, `volumes`, `incoming`, `packing`, `http`,
-//! `control`, `server_link` and `download` only. Read `core` first, then `download` and `incoming`.
+//! `control`, `server_link`, `rot`, `savings` and `download` only. Read `core` first, then `download` and `incoming`.
 
 pub mod agent;
 pub mod aligned;
@@ -29,6 +29,8 @@ pub mod http;
 pub mod incoming;
 pub mod packing;
 pub mod plan;
+pub mod rot;
+pub mod savings;
 pub mod server_link;
 pub mod shelf;
 pub mod show_plan;

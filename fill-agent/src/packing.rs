@@ -18,6 +18,7 @@ use content::checksum::PIECE_BYTES;
 use content::control_socket::FileName;
 use content::id::ObjectId;
 use content::pack::{self, Member, TAIL_BYTES};
+use content::rot::RotPlace;
 use content::volume::{
     ALIGNMENT_BYTES, Checksums, FILES_FOLDER, FileKind, Footer, INCOMING_FOLDER, file_bytes, file_name,
     footer_offset,
@@ -25,6 +26,7 @@ use content::volume::{
 
 use crate::aligned::PieceBuffer;
 use crate::incoming::{self, DiskFault};
+use crate::rot;
 use crate::volumes::{file_path, sync_folder};
 
 /// One object that goes into a pack, and where it is now.
@@ -208,17 +210,26 @@ impl<'a> Reader<'a> {
             SourceAt::Pack { number, offset } => self.read_packed(number, u64::from(offset), source.bytes),
         };
         match read {
-            Err(cause) if is_rot(&cause) => {
-                tracing::error!(object = %source.object, at = ?source.at, "cannot be read: {cause}");
-                Ok(None)
-            }
-            Err(cause) => Err(cause.into()),
+            Err(cause) if !is_rot(&cause) => Err(cause.into()),
             Ok(()) if ObjectId::of(&self.bytes) == source.object => Ok(Some(&self.bytes)),
             Ok(()) => {
-                tracing::error!(object = %source.object, at = ?source.at, "its bytes are not its own any more");
+                self.say_spoilt(source, "its bytes are not its own any more");
+                Ok(None)
+            }
+            Err(cause) => {
+                self.say_spoilt(source, &cause.to_string());
                 Ok(None)
             }
         }
+    }
+
+    fn say_spoilt(&self, source: &Source, what: &str) {
+        let file = match source.at {
+            SourceAt::Ready(number) => incoming::incoming_path(self.volume, number, "ready"),
+            SourceAt::Pack { number, .. } => file_path(self.volume, number),
+        };
+        let what = format!("object {}: {what}", source.object);
+        rot::found(RotPlace::File, file.display(), what, "none needed: the object is pulled again");
     }
 
     fn read_ready(&mut self, number: u64, bytes: u64) -> io::Result<()> {
@@ -348,7 +359,7 @@ mod tests {
     impl Bench {
         fn new() -> Self {
             let volume = tempfile::tempdir().unwrap();
-            let uuid = volumes::open(volume.path(), None).unwrap().uuid;
+            let uuid = volumes::open(volume.path(), None, false).unwrap().uuid;
             Self { volume, uuid }
         }
 

@@ -182,6 +182,11 @@ impl Shelf {
         number
     }
 
+    /// What [`Shelf::take_number`] would give.
+    pub fn next_file(&self) -> u64 {
+        self.next_file.max(1)
+    }
+
     pub fn numbers_above(&mut self, number: u64) {
         self.next_file = self.next_file.max(number.saturating_add(1));
     }

@@ -23,6 +23,8 @@ pub enum Fault {
     Unreachable(String),
     #[error("it sent nothing for {0} ms")]
     Stalled(u64),
+    #[error("it is too slow: {0}")]
+    TooSlow(String),
     #[error("it answered {0}")]
     Status(u16),
     #[error("it answered with another range than asked for ({0})")]
@@ -46,6 +48,7 @@ impl Fault {
             Self::Unusable(_) | Self::BadTree(_) => true,
             Self::Unreachable(_)
             | Self::Stalled(_)
+            | Self::TooSlow(_)
             | Self::WrongRange(_)
             | Self::ShortBody
             | Self::BadPiece(_) => false,
@@ -169,7 +172,7 @@ mod tests {
 
     fn at(ms: u64) -> Now {
         let wall = Timestamp::UNIX_EPOCH + SignedDuration::from_millis(i64::try_from(ms).unwrap());
-        Now { ms, wall }
+        Now { ms, wall, clock_off_ms: 0 }
     }
 
     fn source(url: &str, open_at_ms: u64) -> FillSource {

@@ -8,6 +8,7 @@ mod lab;
 use std::process::Command;
 
 use content::report::{Health, VolumeState};
+use content::volume::Marker;
 use lab::{Lab, Object, PIECE, Process};
 
 const UNSHARE: [&str; 2] = ["--map-root-user", "--mount"];
@@ -44,22 +45,24 @@ fn a_disk_that_is_full_though_it_said_it_had_room_gives_way_to_another() {
 }
 
 #[test]
-fn a_disk_that_cannot_be_written_to_is_reported_as_failed_and_another_is_used() {
+fn a_disk_that_cannot_be_written_to_is_reported_as_such_and_another_is_used() {
     let lab = Lab::new(2);
     let film = Object::new(1, 3 * PIECE);
     lab.ask_for(&[("film", &film)]);
     let uuid = "0123456789abcdef0123456789abcdef";
+    let marker = Marker::new(uuid.parse().unwrap()).to_bytes();
+    let marker = String::from_utf8(marker).unwrap();
     let script = format!(
         "mount -t tmpfs -o size=9t none \"$0\"; mkdir \"$0\"/files \"$0\"/incoming; \
-         echo '{{\"format\":1,\"uuid\":\"{uuid}\"}}' > \"$0\"/OCA-VOLUME; mount -o remount,ro \"$0\""
+         printf %s '{marker}' > \"$0\"/OCA-VOLUME; mount -o remount,ro \"$0\""
     );
     lab.world().server.unseen.insert(uuid.parse().unwrap());
     let Some(_agent) = start_with(&lab, &script) else { return };
     lab.expect_exactly(&[&film]);
-    lab.wait("the disk is reported as failed", |world| {
+    lab.wait("the disk is reported as read-only", |world| {
         world.reports.last().is_some_and(|report| {
             let first = &report.volumes[0];
-            first.state == VolumeState::Failed
+            first.state == VolumeState::ReadOnly
                 && first.uuid.to_string() == uuid
                 && report.health == Health::Degraded
         })

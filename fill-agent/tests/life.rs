@@ -6,7 +6,6 @@ mod lab;
 
 use std::fs;
 
-use content::catalogue::{CATALOGUE_FOLDER, CURRENT_NAME};
 use content::control_socket::{FileName, PublicKey};
 use content::report::{Health, Report, VolumeState};
 use lab::{Lab, Object, PIECE, number_of};
@@ -226,17 +225,12 @@ fn a_damaged_catalogue_gives_way_to_the_one_before_and_nothing_is_pulled_again()
     lab.ask_for(&[("film", &film), ("film", &small)]);
     lab.expect_exactly(&[&film, &small]);
     agent.kill();
-    let folder = lab.path("state").join(CATALOGUE_FOLDER);
-    let current = folder.join(fs::read_to_string(folder.join(CURRENT_NAME)).unwrap().trim());
+    let current = lab.current();
     let mut bytes = fs::read(&current).unwrap();
     bytes[4096] ^= 1;
     fs::write(&current, bytes).unwrap();
     let _agent = lab.start();
-    lab.wait("a newer generation is current", |_| {
-        !fs::read_to_string(folder.join(CURRENT_NAME))
-            .unwrap()
-            .contains(current.file_name().unwrap().to_str().unwrap())
-    });
+    lab.wait("a newer generation is current", |_| lab.current() > current);
     lab.expect_exactly(&[&film, &small]);
     let world = lab.world();
     assert_eq!(world.sent[&film.id], film.data.len());
@@ -266,5 +260,34 @@ fn a_download_that_the_next_manifest_does_not_want_is_ended_and_removed() {
     lab.wait("it is under way", |_| lab.part_of(&film).is_some());
     lab.ask_for(&[("film", &small)]);
     lab.expect_exactly(&[&small]);
+    agent.stop();
+}
+
+#[test]
+fn a_box_whose_clock_is_a_year_off_fills_all_the_same_and_says_so() {
+    let lab = Lab::new(1);
+    let (film, _) = two();
+    lab.ask_for(&[("film", &film)]);
+    let year = jiff::SignedDuration::from_hours(365 * 24);
+    let theirs = jiff::Timestamp::now() + year;
+    // Open for an hour by the control plane's clock, and only next year by the box's own.
+    lab.world().clock = Some(theirs);
+    lab.world().not_before = theirs - jiff::SignedDuration::from_hours(1);
+    let agent = lab.start_impatient();
+    lab.expect_exactly(&[&film]);
+    lab.wait("the operator is told", |world| {
+        let said = |report: &Report| {
+            report.health == Health::Degraded
+                && report.clock.is_some_and(|clock| {
+                    theirs.duration_since(clock) > year - jiff::SignedDuration::from_hours(1)
+                })
+                && report.reasons.iter().any(|reason| reason.contains("s behind the control plane's"))
+        };
+        world.reports.last().is_some_and(said)
+    });
+    lab.world().clock = Some(jiff::Timestamp::now());
+    lab.wait("the clock is set, and the box is well", |world| {
+        world.reports.last().is_some_and(|report| report.health == Health::Ok && report.reasons.is_empty())
+    });
     agent.stop();
 }

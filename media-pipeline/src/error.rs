@@ -48,7 +48,7 @@ pub enum Error {
     )]
     TitleChanged { title: String },
     #[error(
-        "titles/{title}/title.json in the origin cannot be understood: {detail}; move it away, then publish again"
+        "titles/{title}/title.json in the origin cannot be understood: {detail}; publish again with --terms, because those in it cannot be believed, or move it away first"
     )]
     TitleUnreadable { title: String, detail: String },
 
@@ -60,6 +60,10 @@ pub enum Error {
     ToolFailed { tool: &'static str, doing: String, detail: String },
     #[error("stream {stream} does not conform and was not published: {cause}")]
     Nonconforming { stream: String, cause: Mp4Error },
+    #[error(
+        "the origin has no room while {doing}: {cause}; free space there, then publish again: what is done is kept"
+    )]
+    OriginFull { doing: String, cause: Box<object_store::Error> },
     #[error("the origin failed while {doing}: {cause}")]
     Origin { doing: String, cause: Box<object_store::Error> },
     #[error("{path} cannot be {doing}: {cause}")]
@@ -93,6 +97,7 @@ impl Error {
             | Self::FontMissing
             | Self::ToolFailed { .. }
             | Self::Nonconforming { .. }
+            | Self::OriginFull { .. }
             | Self::Origin { .. }
             | Self::Io { .. } => 1,
         }

@@ -10,7 +10,7 @@
 use std::path::PathBuf;
 
 use content::id::{Extension, ObjectId, TitleId};
-use content::title::{ObjectRef, Stream, StreamKind, TITLE_FORMAT, Term, Title};
+use content::title::{ObjectRef, Stream, StreamKind, TITLE_FORMAT, Term, Title, TitleError};
 use content::tree::TreeBuilder;
 use serde::Serialize;
 
@@ -78,12 +78,10 @@ pub async fn publish(request: &Request, board: &Board) -> Result<Summary, Error>
     }
     let origin = Origin::folder(&request.origin)?;
     let seen = origin.title(&request.title).await?;
-    let existing = seen.as_deref().map(Title::parse).transpose().map_err(|cause| Error::TitleUnreadable {
-        title: request.title.to_string(),
-        detail: cause.to_string(),
-    })?;
+    let existing = existing_title(request, seen.as_deref(), terms.is_some(), board)?;
     let terms = terms.or_else(|| existing.as_ref().map(|title| title.terms.clone())).unwrap_or_default();
     if let Some(existing) = existing
+        && seen.as_deref() == Some(existing.to_bytes().as_slice())
         && is_this(&existing, request, &source, &plan, &terms)
         && holds_all(&origin, &existing).await?
     {
@@ -110,6 +108,28 @@ pub async fn publish(request: &Request, board: &Board) -> Result<Summary, Error>
         board.say("note: the title has no terms: it may be watched only where the control plane's own table says so");
     }
     Ok(summary(&title, outcome, (encoded.encoded, encoded.from_cache), board))
+}
+
+/// What the title's `title.json` says. One that rotted is published over, but its terms cannot be believed: they must be
+/// given anew. One from before there were seals is believed once, and written again with its seal.
+fn existing_title(
+    request: &Request,
+    seen: Option<&[u8]>,
+    terms_given: bool,
+    board: &Board,
+) -> Result<Option<Title>, Error> {
+    let Some(bytes) = seen else { return Ok(None) };
+    match Title::parse(bytes).or_else(|cause| Title::parse_unsealed(bytes).map_err(|_| cause)) {
+        Ok(title) => Ok(Some(title)),
+        Err(TitleError::Rotten(cause)) if terms_given => {
+            board
+                .say(&format!("note: the title.json that was there is rotten ({cause}): it is written anew"));
+            Ok(None)
+        }
+        Err(cause) => {
+            Err(Error::TitleUnreadable { title: request.title.to_string(), detail: cause.to_string() })
+        }
+    }
 }
 
 fn is_this(existing: &Title, request: &Request, source: &Source, plan: &Plan, terms: &[Term]) -> bool {

@@ -188,7 +188,18 @@ impl Upload {
 
 fn origin(doing: &str) -> impl FnOnce(object_store::Error) -> Error + use<> {
     let doing = doing.to_owned();
-    move |cause| Error::Origin { doing, cause: Box::new(cause) }
+    move |cause| {
+        let full = is_full(&cause);
+        let cause = Box::new(cause);
+        if full { Error::OriginFull { doing, cause } } else { Error::Origin { doing, cause } }
+    }
+}
+
+/// A folder's disk, as deep as `object_store` puts it.
+fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let here = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    matches!(here, Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded))
+        || error.source().is_some_and(is_full)
 }
 
 fn open_lock(path: &FilePath) -> std::io::Result<File> {

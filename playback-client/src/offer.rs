@@ -183,6 +183,7 @@ pub(crate) mod tests {
         serde_json::from_value(json!({
             "session": "s", "title": "film", "name": "Film", "duration_ms": 8000, "token": "t",
             "expires": "2026-11-24T00:00:00Z", "hls": "http://127.0.0.1:8000/v1/plays/multivariant.m3u8?title=film",
+            "dash": "http://127.0.0.1:8000/v1/plays/manifest.mpd?title=film",
             "appliances": [
                 {"appliance": "box-a", "cluster": "lab", "base_url": "http://127.0.0.2:8080"},
                 {"appliance": "box-b", "cluster": "lab", "base_url": "http://127.0.0.3:8080"}

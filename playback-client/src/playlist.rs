@@ -98,6 +98,7 @@ impl Timeline {
         let (rest, playlist) =
             m3u8_rs::parse_media_playlist(screened.as_bytes()).map_err(|_| grammar("media", &screened))?;
         refuse_rest("media", rest)?;
+        refuse_swallowed_segments(&screened, &playlist)?;
         if !playlist.end_list {
             return Err(PlaylistError::NotFinished);
         }
@@ -207,6 +208,8 @@ impl Multivariant {
         let (rest, playlist) = m3u8_rs::parse_master_playlist(screened.as_bytes())
             .map_err(|_| grammar("multivariant", &screened))?;
         refuse_rest("multivariant", rest)?;
+        let read = [playlist.variants.len(), playlist.variants.len(), playlist.alternatives.len()];
+        refuse_swallowed("multivariant", &screened, &["", "#EXT-X-STREAM-INF:", "#EXT-X-MEDIA:"], &read)?;
         let count = playlist.variants.len() + playlist.alternatives.len();
         if playlist.variants.is_empty() || count > RENDITIONS_MAX {
             return Err(PlaylistError::RenditionCount);
@@ -245,6 +248,10 @@ fn screen(text: &[u8]) -> Result<String, PlaylistError> {
     if let Some(tag) = TAGS_REFUSED.into_iter().find(|tag| text.lines().any(|line| line.starts_with(tag))) {
         return Err(PlaylistError::Unsupported(tag));
     }
+    if let Some(line) = text.lines().find(|line| byte_range(line).is_some_and(|range| !is_byte_range(range)))
+    {
+        return Err(grammar("media", line));
+    }
     let is_read = |line: &&str| !line.starts_with('#') || TAGS_READ.iter().any(|tag| line.starts_with(tag));
     let mut screened = String::with_capacity(text.len());
     for line in text.lines().filter(is_read).filter(|line| !line.trim().is_empty()) {
@@ -252,6 +259,21 @@ fn screen(text: &[u8]) -> Result<String, PlaylistError> {
         screened.push('\n');
     }
     Ok(screened)
+}
+
+/// The byte range that a line states, if it states one: RFC 8216 §4.3.2.2, and §4.3.2.5 as an attribute.
+fn byte_range(line: &str) -> Option<&str> {
+    if let Some(range) = line.strip_prefix("#EXT-X-BYTERANGE:") {
+        return Some(range.trim_end());
+    }
+    let (_, range) = line.strip_prefix("#EXT-X-MAP:")?.split_once("BYTERANGE=")?;
+    range.trim_start_matches('"').split(['"', ',']).next()
+}
+
+/// `n[@o]` and no more: `m3u8-rs` reads as far as it understands and overlooks the rest of the line.
+fn is_byte_range(text: &str) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    text.split_once('@').map_or(is_number(text), |(count, offset)| is_number(count) && is_number(offset))
 }
 
 fn grammar(kind: &'static str, at: &str) -> PlaylistError {
@@ -264,6 +286,37 @@ fn refuse_rest(kind: &'static str, rest: &[u8]) -> Result<(), PlaylistError> {
         return Ok(());
     }
     Err(grammar(kind, &String::from_utf8_lossy(rest)))
+}
+
+fn refuse_swallowed_segments(screened: &str, playlist: &MediaPlaylist) -> Result<(), PlaylistError> {
+    let count =
+        |has: fn(&MediaSegment) -> bool| playlist.segments.iter().filter(|segment| has(segment)).count();
+    let ranges = count(|segment| segment.byte_range.is_some());
+    let read =
+        [playlist.segments.len(), playlist.segments.len(), ranges, count(|segment| segment.map.is_some())];
+    refuse_swallowed("media", screened, &["", "#EXTINF:", "#EXT-X-BYTERANGE:", "#EXT-X-MAP:"], &read)
+}
+
+/// A broken attribute list takes the lines behind it for its own, and of two URIs behind one tag the first is forgotten:
+/// a film with a hole. So as many of each were read as there are lines that begin so; `""` stands for URIs.
+fn refuse_swallowed(
+    kind: &'static str,
+    text: &str,
+    tags: &[&str],
+    read: &[usize],
+) -> Result<(), PlaylistError> {
+    let is_one =
+        |line: &str, tag: &str| if tag.is_empty() { !line.starts_with('#') } else { line.starts_with(tag) };
+    for (tag, read) in tags.iter().zip(read) {
+        let stated = text.lines().filter(|line| is_one(line, tag)).count();
+        if stated != *read {
+            return Err(PlaylistError::Grammar(
+                kind,
+                format!("{stated} lines of {tag:?}, {read} of them read"),
+            ));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -341,6 +394,44 @@ mod tests {
         assert!(Timeline::parse(&[b'#', 0xff], track(), Extension::Mp4, 1).is_err());
         let huge = vec![b'\n'; usize::try_from(PLAYLIST_BYTES_MAX).unwrap() + 1];
         assert_eq!(Timeline::parse(&huge, track(), Extension::Mp4, 1), Err(PlaylistError::TooLarge));
+    }
+
+    /// Found by fuzzing: `#EXT-X-BYTERANGE:1000@900#EXT-X-MEDIA:TYPE=AUDIO` was taken for `1000@900`.
+    #[test]
+    fn a_byte_range_with_more_behind_it_is_refused() {
+        for more in ["#EXT-X-MEDIA:TYPE=AUDIO", " 1", "x", "-"] {
+            for range in ["1000@900", "800@0", "BYTERANGE:500"] {
+                let text = GOOD.replace(range, &format!("{range}{more}"));
+                assert!(matches!(parse(&text), Err(PlaylistError::Grammar(..))), "{text}");
+            }
+        }
+        assert!(parse(&GOOD.replace("1000@900", "1000@900 ")).is_ok());
+    }
+
+    /// Found by fuzzing: a film with a hole, silently.
+    #[test]
+    fn a_playlist_of_which_the_grammar_swallows_a_segment_is_refused() {
+        let broken_map = "#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXT-X-MAP:URI=\"FILE\",BYXT-X-E:500\n#EXTINF:4.0,\n\
+            #EXT-X-BYTERANGE:1000@900\nFILE\n#EXT-X-MAP:URI=\"FILE\",BYTERANGE=\"800@0\"\n#EXTINF:2.0,\n\
+            #EXT-X-BYTERANGE:500@1900\nFILE\n#EXT-X-ENDLIST\n";
+        for text in [
+            broken_map.to_owned(),
+            GOOD.replace("#EXTINF:2.0,\n", ""),
+            GOOD.replacen("\nFILE", "\n,\nFILE", 1),
+        ] {
+            assert!(matches!(parse(&text), Err(PlaylistError::Grammar(..))), "{text}");
+        }
+        let master = multivariant();
+        assert!(
+            Multivariant::parse(master.replacen("\nhttp", "\nhttp://elsewhere/\nhttp", 1).as_bytes())
+                .is_err()
+        );
+        assert!(
+            Multivariant::parse(
+                master.replacen("#EXT-X-STREAM-INF", "#EXT-X-MEDIA:A=\n#EXT-X-STREAM-INF", 1).as_bytes()
+            )
+            .is_err()
+        );
     }
 
     fn multivariant() -> String {

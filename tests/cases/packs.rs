@@ -6,26 +6,19 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use content::catalogue::file::Catalogue;
-use content::catalogue::{CATALOGUE_FOLDER, CURRENT_NAME};
 use content::id::{MediaPath, ObjectId};
 use content::pack::SMALL_BELOW_BYTES;
 use content::play::PlayAnswer;
 use content::token::split_target;
 use content::volume::{FILES_FOLDER, file_name};
+use fleet_tests::current_contents;
 use fleet_tests::wire::Wire;
 use fleet_tests::world::World;
 use xtask::clock;
 
 /// Where a box has each object: file, offset, bytes, and the length of the file's data.
 fn places(run: &Path) -> BTreeMap<ObjectId, (PathBuf, u64, u64, u64)> {
-    let folder = folders(run, CATALOGUE_FOLDER).remove(0);
-    let open = || {
-        let current = fs::read_to_string(folder.join(CURRENT_NAME)).ok()?;
-        Catalogue::open(&folder.join(current.trim())).ok()
-    };
-    // An old one is removed while the next becomes current.
-    let contents = (0..100).find_map(|_| open()).unwrap().contents();
+    let contents = (0..100).find_map(|_| current_contents(&run.join("state")).ok()).unwrap();
     let place = |entry: &content::catalogue::Entry| {
         let record = contents.files[usize::try_from(entry.file).unwrap()];
         let name = file_name(record.number);

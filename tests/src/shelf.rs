@@ -1,7 +1,7 @@
 //! One `oca-appliance` with hand-made files, keys and catalogue: no agent, no control plane, no media.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
@@ -23,11 +23,14 @@ use xtask::ports;
 use xtask::process::{Launch, Service};
 use xtask::stop::Stop;
 
+use crate::filler;
 use crate::wire::Wire;
 
 pub const TITLE: &str = "night-train";
 const START: Duration = Duration::from_secs(20);
+const ANSWER: Duration = Duration::from_secs(120);
 const KEY_ID: &str = "test-key";
+const UUID: VolumeId = VolumeId([5; 16]);
 
 /// What is on the shelf: a path behind the token, and its bytes.
 #[derive(Clone, Debug)]
@@ -46,7 +49,7 @@ impl Item {
 }
 
 /// xorshift64*: not random, only unlike itself.
-fn noise(size: usize, seed: u64) -> Vec<u8> {
+pub fn noise(size: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let word = || {
         state ^= state >> 12;
@@ -62,19 +65,27 @@ pub struct Shelf {
     pub address: SocketAddr,
     pub management: SocketAddr,
     pub signer: Signer,
+    program: PathBuf,
+    items: Vec<Item>,
     server: Option<Service>,
 }
 
 impl Shelf {
     /// `limits` are lines of `[server.limits]`.
     pub fn start(items: &[Item], limits: &str) -> Result<Self> {
+        Self::start_program(crate::binaries().join("oca-appliance"), items, limits)
+    }
+
+    pub fn start_program(program: PathBuf, items: &[Item], limits: &str) -> Result<Self> {
         let folder = TempDir::with_prefix("oca-shelf-")?;
         let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let address = SocketAddr::new(local, ports::any_free(local)?);
         let management = SocketAddr::new(local, ports::any_free(local)?);
         let signer = Signer::from_seed(KEY_ID, &[7; 32]).context("a seed of 32 bytes")?;
-        let mut shelf = Self { folder, address, management, signer, server: None };
-        shelf.write_files(items)?;
+        let items = items.to_vec();
+        let mut shelf = Self { folder, address, management, signer, program, items, server: None };
+        shelf.write_files()?;
+        shelf.write_generation(1, 0, 0)?;
         fs::write(shelf.config(), shelf.config_text(limits))?;
         shelf.power_on()?;
         Ok(shelf)
@@ -107,35 +118,48 @@ impl Shelf {
         self.folder.path().join("volume-1")
     }
 
-    fn write_files(&self, items: &[Item]) -> Result<()> {
-        let uuid = VolumeId([5; 16]);
+    fn write_files(&self) -> Result<()> {
         fs::create_dir_all(self.volume().join(volume::FILES_FOLDER))?;
         fs::create_dir_all(self.volume().join(volume::INCOMING_FOLDER))?;
-        fs::write(self.volume().join(volume::MARKER_NAME), Marker::new(uuid).to_bytes())?;
-        let mut contents =
-            Contents { generation: 1, next_file: 1, volumes: vec![uuid], ..Contents::default() };
-        for (index, item) in items.iter().enumerate() {
-            write_volume_file(&self.volume_file(index), item)?;
+        fs::write(self.volume().join(volume::MARKER_NAME), Marker::new(UUID).to_bytes())?;
+        let mut items = self.items.iter().enumerate();
+        items.try_for_each(|(index, item)| write_volume_file(&self.volume_file(index), item))
+    }
+
+    /// A generation that names the items and fillers, as the agent writes it; `current` names it then.
+    pub fn write_generation(&self, generation: u64, entries: u32, files: u32) -> Result<()> {
+        let mut contents = Contents { generation, next_file: 1, volumes: vec![UUID], ..Contents::default() };
+        for (item, file) in self.items.iter().zip(0..) {
             let data_bytes = u64::try_from(item.bytes.len())?;
             contents.files.push(FileRecord { number: contents.next_file, data_bytes, volume: 0 });
             contents.next_file += 1;
             let MediaPath { object, extension, .. } = item.path;
-            let file = u32::try_from(index)?;
             let key = item.path.key();
             contents.entries.push(Entry { key, object, file, offset: 0, bytes: data_bytes, extension });
         }
+        filler::fill(&mut contents, entries, files);
         let folder = self.folder.path().join("state").join(CATALOGUE_FOLDER);
         fs::create_dir_all(&folder)?;
-        fs::write(folder.join(generation_name(1)), catalogue::build::to_bytes(contents)?)?;
-        fs::write(folder.join(CURRENT_NAME), format!("{}\n", generation_name(1)))?;
+        catalogue::build::write(&mut contents, File::create(folder.join(generation_name(generation)))?)?;
+        fs::write(folder.join(CURRENT_NAME), catalogue::current_bytes(generation))?;
         Ok(())
+    }
+
+    /// As the agent does when no request uses it.
+    pub fn remove_generation(&self, generation: u64) -> Result<()> {
+        let folder = self.folder.path().join("state").join(CATALOGUE_FOLDER);
+        Ok(fs::remove_file(folder.join(generation_name(generation)))?)
+    }
+
+    pub fn process(&self) -> Result<u32> {
+        Ok(self.server.as_ref().context("it runs")?.id())
     }
 
     /// Starts the server, gives it the token key, and waits until it serves the catalogue.
     pub fn power_on(&mut self) -> Result<()> {
         let launch = Launch {
             name: "oca-appliance".to_owned(),
-            program: crate::binaries().join("oca-appliance"),
+            program: self.program.clone(),
             arguments: vec!["--config".into(), self.config().into()],
             log: self.folder.path().join("oca-appliance.log"),
         };
@@ -168,7 +192,8 @@ impl Shelf {
     /// What the agent of this box would say to its server.
     pub fn tell(&self, request: &ServerRequest) -> Result<ServerStatus> {
         let mut stream = UnixStream::connect(self.folder.path().join("server.sock"))?;
-        stream.set_read_timeout(Some(START))?;
+        // A generation of millions of entries is checked before the answer comes.
+        stream.set_read_timeout(Some(ANSWER))?;
         stream.write_all(format!("{}\n", serde_json::to_string(request)?).as_bytes())?;
         let mut line = String::new();
         BufReader::new(stream).read_line(&mut line)?;

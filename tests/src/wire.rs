@@ -2,7 +2,12 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd as _;
 use std::time::Duration;
+
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt,
+};
 
 /// No answer takes longer on this machine, however busy it is.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -41,6 +46,29 @@ impl Wire {
         Ok(Self { stream, ahead: Vec::new() })
     }
 
+    /// An answer may take so long, other than usual.
+    pub fn be_patient(&self, patience: Duration) -> io::Result<()> {
+        self.stream.set_read_timeout(Some(patience))
+    }
+
+    /// A connection whose queues hold little: segments of a real network instead of loopback's 64 KiB, so that a body of
+    /// a MiB is in its middle as long as nobody reads.
+    pub fn open_narrow(address: SocketAddr) -> io::Result<Self> {
+        let narrow = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        setsockopt(&narrow, sockopt::TcpMaxSeg, &1_448)?;
+        setsockopt(&narrow, sockopt::RcvBuf, &16_384)?;
+        connect(narrow.as_raw_fd(), &SockaddrStorage::from(address))?;
+        let stream = TcpStream::from(narrow);
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Self { stream, ahead: Vec::new() })
+    }
+
+    /// Takes more at a time from now on.
+    pub fn widen(&self) -> io::Result<()> {
+        Ok(setsockopt(&self.stream, sockopt::RcvBuf, &(1 << 20))?)
+    }
+
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.stream.write_all(bytes.as_ref())
     }
@@ -70,6 +98,14 @@ impl Wire {
         }
         answer.body = self.ahead.drain(..length).collect();
         Ok(answer)
+    }
+
+    /// Returns when an answer has begun to come; leaves it for [`Wire::answer`].
+    pub fn wait_for_a_byte(&mut self) -> io::Result<()> {
+        let mut byte = [0];
+        self.stream.read_exact(&mut byte)?;
+        self.ahead.extend(byte);
+        Ok(())
     }
 
     /// Everything up to the end of the connection; an abortive end is an end.

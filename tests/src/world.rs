@@ -106,11 +106,8 @@ impl World {
     }
 
     pub fn play(&self) -> Result<PlayAnswer> {
-        let request = json!({
-            "title": SLUG, "session": "outside-in-1", "member": "tester", "plan": "hd", "territory": "SE",
-            "device": {"height_max": 1080, "codecs": ["avc1", "mp4a"]}, "languages": ["en"],
-        });
-        let answer = http::post_json(&format!("{}/v1/plays", self.fleet.plan.control_url()), &request, ASK)?;
+        let url = format!("{}/v1/plays", self.fleet.plan.control_url());
+        let answer = http::post_json(&url, &play_request(), ASK)?;
         if answer.status != 200 {
             bail!("the play was refused: {} {}", answer.status, answer.text());
         }
@@ -121,6 +118,13 @@ impl World {
         let path = origin::title_path(&SLUG.parse()?);
         Ok(Title::parse(&fs::read(self.fleet.plan.origin.join(path))?)?)
     }
+}
+
+pub fn play_request() -> serde_json::Value {
+    json!({
+        "title": SLUG, "session": "outside-in-1", "member": "tester", "plan": "hd", "territory": "SE",
+        "device": {"height_max": 1080, "codecs": ["avc1", "mp4a"]}, "languages": ["en"],
+    })
 }
 
 /// The same files under another root, without copying bytes.

@@ -9,19 +9,22 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use crate::stop::Stop;
-use crate::{clock, demo, packages, process, suite, workspace};
+use crate::{boot, clock, demo, fuzz, packages, process, suite, torture, workspace};
 
 type Step = (&'static str, fn(&Stop) -> Result<()>);
 
 /// The quick ones first.
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 10] = [
     ("format", format),
     ("links", links),
     ("lints", lints),
     ("licences", licences),
     ("player", bundle),
     ("test suite", |stop| suite::run(stop, true)),
+    ("fuzz", |stop| fuzz::run(stop, &fuzz::Options { yes: true, ..fuzz::Options::default() })),
+    ("torture", |stop| torture::run(stop, torture::Options { points: 20, seed: None, yes: true })),
     ("demo check", demo_check),
+    ("smoke boot", smoke_boot),
 ];
 
 /// Runs all, even after one fails, so that one run tells everything.
@@ -161,6 +164,11 @@ fn demo_check(stop: &Stop) -> Result<()> {
     demo::run(stop, &options)?;
     eprintln!("      demo --check, its build included: {} s", Duration::as_secs(&start.elapsed()));
     Ok(())
+}
+
+/// After the demo: it has built the same programs.
+fn smoke_boot(stop: &Stop) -> Result<()> {
+    boot::run(stop, &boot::Options { yes: true, keep: false })
 }
 
 #[cfg(test)]

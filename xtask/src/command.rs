@@ -1,4 +1,4 @@
-//! The command line: `cargo xtask demo | test | simulate | ci`.
+//! The command line: `cargo xtask demo | boot | test | fuzz | simulate | torture | bench | ci`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use lexopt::prelude::*;
 
 use crate::stop::{Interrupted, Stop};
-use crate::{ci, demo, simulate, suite};
+use crate::{bench, boot, ci, demo, fuzz, simulate, suite, torture};
 
 const HELP: &str = "\
 cargo xtask demo [--yes] [--source FILE]... [--check] [--keep] [--port N] [--data DIR]
@@ -21,24 +21,45 @@ cargo xtask demo [--yes] [--source FILE]... [--check] [--keep] [--port N] [--dat
       --port N       of the page (default 8000; the next free one if it is in use)
       --data DIR     where encoded titles and logs stay (default: demo in cargo's target folder)
 
+cargo xtask boot --smoke [--yes] [--keep]
+    A whole box under QEMU: Debian's kernel, our static programs, one XFS disk. Fills one title from this machine, compares
+    every byte, cuts the power, boots again without a control plane and compares again. Fetches the kernel once.
+      --keep         leave the disk, the initramfs and the configuration behind
+
 cargo xtask test [--yes]
     The whole test suite; sets up what it needs, counts skips, fails on one that nobody expects.
+
+cargo xtask fuzz [--yes] [--target NAME]... [--seconds N] [--jobs N]
+    Feeds what reads bytes from outside with bytes that nobody should send: every target of fuzz/ (or those named) for N
+    seconds (default 60), as many at a time as there are processors. Names each input that crashes and how to replay it.
 
 cargo xtask simulate [--seeds N] [--from S] [--seed S]
     Plays seeds of the appliance's simulation on all cores: a million, or as many as you say, from S on. Stops at the first
     one that fails, says what was wrong with it and how to play it again (--seed S plays one).
 
+cargo xtask torture [--yes] [--points N] [--seed S]
+    Kills the programs of a whole fleet with SIGKILL at N points (default 1000) that the seed (default: drawn, and
+    printed) draws in the middle of fills, publishes, plans, swaps and deletions, and looks after each whether every promise holds.
+
 cargo xtask ci [--yes]
-    Format, lints, licences, links, the player's bundle, the test suite, the demo's check; each with its time.
+    Format, lints, licences, links, the player's bundle, the test suite, a minute of each fuzz target, the demo's check,
+    the smoke boot; each with its time.
+
+cargo xtask bench catalogue
+    Measures on this machine, in a release build, and writes bench/results/catalogue.json.
 ";
 
 #[derive(Debug, PartialEq)]
 enum Task {
     Help,
     Demo(demo::Options),
+    Boot(boot::Options),
     Test { yes: bool },
+    Fuzz(fuzz::Options),
     Simulate(simulate::Options),
     Ci { yes: bool },
+    Bench { name: String },
+    Torture(torture::Options),
 }
 
 /// Exit codes: 0 done, 1 failed, 2 a wrong command line, 130 stopped by a signal half-way.
@@ -68,9 +89,13 @@ fn run(task: Task) -> Result<()> {
     match task {
         Task::Help => print!("{HELP}"),
         Task::Demo(options) => demo::run(&stop, &options)?,
+        Task::Boot(options) => boot::run(&stop, &options)?,
         Task::Test { yes } => suite::run(&stop, yes)?,
+        Task::Fuzz(options) => fuzz::run(&stop, &options)?,
         Task::Simulate(options) => simulate::run(&stop, options)?,
         Task::Ci { yes } => ci::run(&stop, yes)?,
+        Task::Bench { name } => bench::run(&stop, &name)?,
+        Task::Torture(options) => torture::run(&stop, options)?,
     }
     Ok(())
 }
@@ -88,9 +113,13 @@ fn parse(mut parser: lexopt::Parser) -> Result<Task> {
     }
     match name.as_str() {
         "demo" => parse_demo(parser).map(Task::Demo),
+        "boot" => parse_boot(parser).map(Task::Boot),
         "test" => Ok(Task::Test { yes: parse_yes(parser)? }),
+        "fuzz" => parse_fuzz(parser).map(Task::Fuzz),
         "simulate" => parse_simulate(parser).map(Task::Simulate),
+        "bench" => Ok(Task::Bench { name: parser.value()?.string()? }),
         "ci" => Ok(Task::Ci { yes: parse_yes(parser)? }),
+        "torture" => parse_torture(parser).map(Task::Torture),
         other => bail!("there is no task {other:?}"),
     }
 }
@@ -122,6 +151,36 @@ fn parse_simulate(mut parser: lexopt::Parser) -> Result<simulate::Options> {
     Ok(options)
 }
 
+fn parse_boot(mut parser: lexopt::Parser) -> Result<boot::Options> {
+    let mut options = boot::Options::default();
+    let mut smoke = false;
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("smoke") => smoke = true,
+            Long("yes") => options.yes = true,
+            Long("keep") => options.keep = true,
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    if !smoke {
+        bail!("boot what? There is no image yet: --smoke boots our programs on Debian's kernel");
+    }
+    Ok(options)
+}
+
+fn parse_torture(mut parser: lexopt::Parser) -> Result<torture::Options> {
+    let mut options = torture::Options::default();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("yes") => options.yes = true,
+            Long("points") => options.points = parser.value()?.parse()?,
+            Long("seed") => options.seed = Some(parser.value()?.parse()?),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok(options)
+}
+
 fn parse_demo(mut parser: lexopt::Parser) -> Result<demo::Options> {
     let mut options = demo::Options::default();
     while let Some(argument) = parser.next()? {
@@ -132,6 +191,20 @@ fn parse_demo(mut parser: lexopt::Parser) -> Result<demo::Options> {
             Long("port") => options.port = parser.value()?.parse()?,
             Long("data") => options.data = Some(PathBuf::from(parser.value()?)),
             Long("source") => options.sources.push(PathBuf::from(parser.value()?)),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok(options)
+}
+
+fn parse_fuzz(mut parser: lexopt::Parser) -> Result<fuzz::Options> {
+    let mut options = fuzz::Options::default();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("yes") => options.yes = true,
+            Long("target") => options.targets.push(parser.value()?.string()?),
+            Long("seconds") => options.seconds = parser.value()?.parse()?,
+            Long("jobs") => options.jobs = Some(parser.value()?.parse()?),
             other => return Err(other.unexpected().into()),
         }
     }
@@ -164,6 +237,25 @@ mod tests {
     }
 
     #[test]
+    fn every_option_of_the_fuzzing_is_read() {
+        let task = parsed(&[
+            "fuzz",
+            "--yes",
+            "--target",
+            "range",
+            "--target",
+            "token",
+            "--seconds",
+            "9",
+            "--jobs",
+            "3",
+        ]);
+        let targets = vec!["range".to_owned(), "token".to_owned()];
+        let expected = fuzz::Options { yes: true, targets, seconds: 9, jobs: Some(3) };
+        assert_eq!(task.unwrap(), Task::Fuzz(expected));
+    }
+
+    #[test]
     fn seeds_are_a_million_or_what_was_asked_for() {
         let seeds = |arguments: &[&str]| match parsed(arguments).unwrap() {
             Task::Simulate(options) => (options.from, options.seeds),
@@ -176,8 +268,29 @@ mod tests {
     }
 
     #[test]
+    fn the_smoke_boot_is_named() {
+        let task = parsed(&["boot", "--smoke", "--keep"]).unwrap();
+        assert_eq!(task, Task::Boot(boot::Options { yes: false, keep: true }));
+    }
+
+    #[test]
+    fn torture_has_a_thousand_points_unless_told_otherwise() {
+        let of = |points, seed| Task::Torture(torture::Options { points, seed, yes: false });
+        assert_eq!(parsed(&["torture"]).unwrap(), of(1000, None));
+        assert_eq!(parsed(&["torture", "--points", "20", "--seed", "7"]).unwrap(), of(20, Some(7)));
+    }
+
+    #[test]
     fn a_wrong_command_line_is_refused() {
-        for wrong in [&["demo", "--port", "x"][..], &["dance"], &["test", "--fast"], &["demo", "stray"]] {
+        for wrong in [
+            &["boot"][..],
+            &["demo", "--port", "x"],
+            &["dance"],
+            &["test", "--fast"],
+            &["fuzz", "--jobs", "x"],
+            &["demo", "stray"],
+            &["torture", "--points", "-1"],
+        ] {
             assert!(parsed(wrong).is_err(), "{wrong:?} was accepted");
         }
     }

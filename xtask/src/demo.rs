@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::demo_switch::{self, SharedFleet};
@@ -81,7 +81,7 @@ fn steps(stop: &Stop, options: &Options, binaries: &Path, data: &Path, sources: 
     stop.check()?;
 
     steps.begin("Build (release)");
-    build(stop)?;
+    workspace::build_release(stop)?;
     workspace::check_binaries(binaries)?;
 
     steps.begin("Titles");
@@ -105,18 +105,6 @@ fn steps(stop: &Stop, options: &Options, binaries: &Path, data: &Path, sources: 
     let result = watch(stop, Arc::new(Mutex::new(fleet)), &works);
     eprintln!("      everything is stopped");
     result
-}
-
-fn build(stop: &Stop) -> Result<()> {
-    let mut command = process::command(Path::new("cargo"), ["build", "--release"]);
-    for (package, binary) in workspace::BINARIES {
-        command.args(["--package", package, "--bin", binary]);
-    }
-    let status = process::run(stop, command.current_dir(workspace::root()))?;
-    if !status.success() {
-        bail!("the build failed ({status}); cargo's reason is above");
-    }
-    Ok(())
 }
 
 fn start_fleet(stop: &Stop, plan: Plan) -> Result<Fleet> {

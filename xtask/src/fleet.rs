@@ -160,7 +160,7 @@ impl Plan {
 }
 
 /// Everything, everywhere, as the operator's table; `title.json` need not say it.
-const TERMS: &str =
+pub const TERMS: &str =
     "[[title]]\ntitle = \"*\"\n\n[[title.term]]\nterritories = [\"*\"]\nfrom = \"2020-01-01T00:00:00Z\"\n";
 
 /// A TOML basic string.
@@ -340,7 +340,7 @@ pub struct BoxView {
 }
 
 impl BoxView {
-    fn list(value: &Value) -> Result<Vec<Self>> {
+    pub fn list(value: &Value) -> Result<Vec<Self>> {
         let list = value.as_array().or_else(|| value["appliances"].as_array());
         let list = list.with_context(|| format!("GET /v1/fleet gave no list: {value}"))?;
         list.iter().map(Self::of).collect()
@@ -368,7 +368,7 @@ impl BoxView {
         self.offered && self.missing == Some(0)
     }
 
-    fn progress(&self) -> String {
+    pub fn progress(&self) -> String {
         match self.missing {
             None => format!("{} has no manifest yet", self.name),
             Some(0) if self.offered => format!("{} holds everything", self.name),

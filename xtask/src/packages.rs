@@ -30,8 +30,22 @@ pub const BROWSER: [Package; 2] = [
 pub const NODE: [Package; 2] =
     [Package { name: "nodejs", provides: "node" }, Package { name: "npm", provides: "npm" }];
 
-/// Filesystems that tests make.
-pub const FILESYSTEMS: [Package; 1] = [Package { name: "xfsprogs", provides: "/usr/sbin/mkfs.xfs" }];
+/// Filesystems that tests break, and clocks that they set.
+pub const BREAKING: [Package; 2] = [
+    Package { name: "xfsprogs", provides: "/usr/sbin/mkfs.xfs" },
+    Package { name: "faketime", provides: "faketime" },
+];
+
+/// QEMU, and what its kernel and disk are made with. Debian puts mkfs into a folder that only root has on PATH.
+pub const BOOT: [Package; 4] = [
+    Package { name: "qemu-system-x86", provides: "qemu-system-x86_64" },
+    Package { name: "xfsprogs", provides: "/usr/sbin/mkfs.xfs" },
+    Package { name: "xz-utils", provides: "xz" },
+    Package { name: "binutils", provides: "strip" },
+];
+
+/// Reads our initramfs in a test.
+pub const ARCHIVES: [Package; 1] = [Package { name: "cpio", provides: "cpio" }];
 
 impl Package {
     fn present(&self) -> bool {

@@ -63,7 +63,9 @@ pub fn run(stop: &Stop, yes: bool) -> Result<()> {
     let mut tally = Tally::default();
     let browser_and_node = [&packages::BROWSER[..], &packages::NODE[..]].concat();
     eprintln!("==> packages that the tests use");
-    packages::ensure(&[&packages::ENCODING[..], &browser_and_node, &packages::FILESYSTEMS].concat(), yes)?;
+    let breaking_and_archives = [&packages::BREAKING[..], &packages::ARCHIVES].concat();
+    let wanted = [&packages::ENCODING[..], &browser_and_node, &breaking_and_archives].concat();
+    packages::ensure(&wanted, yes)?;
 
     eprintln!("==> binaries for the tests that run them");
     // All targets of the whole workspace: the same features, hence the same artefacts, as `cargo test` below.

@@ -6,6 +6,9 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
+use crate::process;
+use crate::stop::Stop;
+
 /// The packages whose binaries make a fleet, and those binaries.
 pub const BINARIES: [(&str, &str); 5] = [
     ("appliance", "oca-appliance"),
@@ -14,6 +17,9 @@ pub const BINARIES: [(&str, &str); 5] = [
     ("playback-client", "oca-play"),
     ("media-pipeline", "oca-media"),
 ];
+
+/// The first program of the smoke boot: package and binary.
+const SMOKE_INIT: &str = "smoke-init";
 
 /// The repository's root: this package is the folder `xtask` in it.
 pub fn root() -> PathBuf {
@@ -53,6 +59,21 @@ pub fn check_binaries(folder: &Path) -> Result<()> {
         BINARIES.iter().map(|(_, name)| *name).filter(|name| !folder.join(name).is_file()).collect();
     if !missing.is_empty() {
         bail!("{} has no {}: build them first", folder.display(), missing.join(", "));
+    }
+    Ok(())
+}
+
+/// Builds the programs that people and boots run, into the folder `release` of the target folder. One build for all: what is asked
+/// for together decides the dependencies' features, and another set of programs would compile them again.
+pub fn build_release(stop: &Stop) -> Result<()> {
+    let mut command = process::command(Path::new("cargo"), ["build", "--release"]);
+    for (package, binary) in BINARIES.into_iter().chain([(SMOKE_INIT, SMOKE_INIT)]) {
+        command.args(["--package", package, "--bin", binary]);
+    }
+    command.env("RUSTC_WORKSPACE_WRAPPER", root().join(".cargo/static.sh"));
+    let status = process::run(stop, command.current_dir(root()))?;
+    if !status.success() {
+        bail!("the build failed ({status}); cargo's reason is above");
     }
     Ok(())
 }

@@ -19,7 +19,8 @@ use std::sync::Arc;
 
 use content::checksum::{PIECE_BYTES, crc32c};
 use content::pack;
-use content::volume::{ALIGNMENT_BYTES, FileKind, Footer, footer_offset};
+use content::rot::RotPlace;
+use content::volume::{ALIGNMENT_BYTES, FileKind, Footer, file_name, footer_offset};
 use nix::errno::Errno;
 
 use super::files::{Files, OpenFile};
@@ -28,6 +29,7 @@ use crate::clock::Now;
 use crate::holdings::{FileRef, Holdings, VolumeIndex};
 use crate::memory::{BlockKey, Failure, Memory, ReadOrder};
 use crate::metrics::VolumeCounters;
+use crate::rot;
 use crate::sys::arena::Block;
 use crate::tuning::{Plant, Tuning};
 
@@ -239,7 +241,9 @@ impl<D: DiskIo> Reader<D> {
         );
         self.setup.counters.read_failed();
         match fault {
-            Fault::File(_) => {
+            Fault::File(what) => {
+                let name = format!("volume {} files/{}", file.volume.0, file_name(file.number));
+                rot::found(RotPlace::File, name, what, CURE);
                 self.files.remove(file.number);
                 self.setup.holdings.withdraw(file);
             }
@@ -268,6 +272,8 @@ impl<D: DiskIo> Reader<D> {
         }
     }
 }
+
+const CURE: &str = "none needed: the file is withdrawn and the agent pulls what was in it again";
 
 /// Whether each piece of the data that the block holds has the checksum that the file's footer says.
 fn verify(block: &Block, data: Range<u64>, checksums: &[u32]) -> bool {

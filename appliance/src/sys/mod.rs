@@ -1,9 +1,10 @@
 //! Calls of the system that are neither of a ring nor of a disk: the clock, sockets, wake-ups, the arena's memory.
 //!
-//! One of the three places of `unsafe` (STYLE §5), all of it in [`arena`]. Read [`arena`] next.
+//! One of the three places of `unsafe` (STYLE §5), all of it in [`arena`] and [`locked`]. Read [`arena`] next.
 
 pub mod arena;
 pub mod inherited;
+pub mod locked;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

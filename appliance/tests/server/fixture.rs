@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use appliance::server::Server;
 use content::box_config::BoxConfig;
 use content::catalogue::{
-    CATALOGUE_FOLDER, CURRENT_NAME, Contents, Entry, FileRecord, build, generation_name,
+    CATALOGUE_FOLDER, CURRENT_NAME, Contents, Entry, FileRecord, build, current_bytes, generation_name,
 };
 use content::control_socket::{ServerAnswer, ServerRequest, ServerStatus};
 use content::id::{Extension, MediaPath, ObjectId, Tier};
@@ -97,7 +97,7 @@ impl Disks {
         let folder = self.folder.path().join("state").join(CATALOGUE_FOLDER);
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join(generation_name(generation)), build::to_bytes(contents).unwrap()).unwrap();
-        fs::write(folder.join(CURRENT_NAME), format!("{}\n", generation_name(generation))).unwrap();
+        fs::write(folder.join(CURRENT_NAME), current_bytes(generation)).unwrap();
     }
 
     pub fn config_text(&self, limits: &str) -> String {

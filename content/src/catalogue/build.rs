@@ -1,43 +1,102 @@
-//! Writes a catalogue. The input is ours: a wrong one is a defect of the caller and is named as such.
+//! Writes a catalogue, section after section, with no second copy of what it says. The input is ours: a wrong one is a
+//! defect of the caller and is named as such.
+
+use std::io::{self, Cursor, Seek, SeekFrom, Write};
 
 use super::*;
 use crate::checksum::crc32c;
 use crate::volume::DATA_BYTES_MAX;
 
-/// The bytes of the file. Sorts the entries; equal contents give equal bytes.
-pub fn to_bytes(mut contents: Contents) -> Result<Vec<u8>, CatalogueError> {
+/// What is handed to the file at a time: large enough that calls cost nothing, small enough to stay in a core's cache.
+const BATCH_BYTES: usize = 1 << 18;
+
+/// Writes the file into `out`, which is empty and at its start. Sorts the entries; equal contents give equal bytes.
+///
+/// The header is written last. Beside `contents` it needs [`BATCH_BYTES`] and four bytes a page. Syncing is the caller's.
+pub fn write(contents: &mut Contents, out: impl Write + Seek) -> Result<(), CatalogueError> {
+    // Sorted already, as the agent's are, this is one pass.
     contents.entries.sort_unstable_by_key(|entry| entry.key);
-    check(&contents)?;
+    check(contents)?;
+    write_sections(contents, out).map_err(CatalogueError::Unwritable)
+}
+
+/// The bytes of the file: for small ones.
+pub fn to_bytes(mut contents: Contents) -> Result<Vec<u8>, CatalogueError> {
+    let mut out = Cursor::new(Vec::new());
+    write(&mut contents, &mut out)?;
+    Ok(out.into_inner())
+}
+
+fn write_sections(contents: &Contents, out: impl Write + Seek) -> io::Result<()> {
     let bits = bucket_bits(contents.entries.len());
-    let mut out = vec![0; PAGE];
-    let volumes = section(&mut out, contents.volumes.iter().map(|id| id.0));
-    let files = section(&mut out, contents.files.iter().map(encode_file));
-    let buckets = section(&mut out, bucket_table(&contents.entries, bits).into_iter().map(u32::to_le_bytes));
-    let entries = section(&mut out, contents.entries.iter().map(encode_entry));
-    let table = page_sums(&out);
-    let sums = section(&mut out, table.into_iter().map(u32::to_le_bytes));
+    let mut pages = Pages::after_the_header(out)?;
+    let volumes = pages.section(contents.volumes.iter().map(|id| id.0))?;
+    let files = pages.section(contents.files.iter().map(encode_file))?;
+    let buckets = pages.section(bucket_starts(&contents.entries, bits).map(u32::to_le_bytes))?;
+    let entries = pages.section(contents.entries.iter().map(encode_entry))?;
+    let table = sums_table(&pages.sums);
+    pages.out.write_all(&table)?;
     let mut header = Vec::with_capacity(HEADER_BYTES);
     header.extend(MAGIC);
     header.extend(CATALOGUE_FORMAT.to_le_bytes());
     header.extend(bits.to_le_bytes());
     let counts = [contents.volumes.len(), contents.files.len(), contents.entries.len()].map(wide);
-    let offsets = [volumes, files, buckets, entries, sums].map(wide);
-    let numbers = [contents.generation, contents.next_file, wide(out.len())];
+    let offsets = [volumes, files, buckets, entries, pages.written].map(wide);
+    let numbers = [contents.generation, contents.next_file, wide(pages.written + table.len())];
     numbers.iter().chain(&counts).chain(&offsets).for_each(|number| header.extend(number.to_le_bytes()));
-    header.extend(crc32c(&out[sums..]).to_le_bytes());
+    header.extend(crc32c(&table).to_le_bytes());
     let sum = crc32c(&header);
     header.extend(sum.to_le_bytes());
-    out[..header.len()].copy_from_slice(&header);
-    Ok(out)
+    pages.out.seek(SeekFrom::Start(0))?;
+    pages.out.write_all(&header)?;
+    pages.out.flush()
 }
 
-/// Appends records and zeros to the next page; gives where the section starts.
-fn section<const N: usize>(out: &mut Vec<u8>, records: impl ExactSizeIterator<Item = [u8; N]>) -> usize {
-    let start = out.len();
-    out.reserve((records.len() * N).next_multiple_of(PAGE));
-    records.for_each(|record| out.extend(record));
-    out.resize(out.len().next_multiple_of(PAGE), 0);
-    start
+/// Hands records over in batches of whole pages, and checks each page's sum on the way.
+struct Pages<W> {
+    out: W,
+    /// Below [`BATCH_BYTES`] and one record; of whole pages between two sections.
+    batch: Vec<u8>,
+    /// Into `out`.
+    written: usize,
+    /// Of each page from page 1 on.
+    sums: Vec<u32>,
+}
+
+impl<W: Write> Pages<W> {
+    fn after_the_header(mut out: W) -> io::Result<Self> {
+        out.write_all(&[0; PAGE])?;
+        Ok(Self { out, batch: Vec::with_capacity(BATCH_BYTES + PAGE), written: PAGE, sums: Vec::new() })
+    }
+
+    /// Records, and zeros to the next page; gives where the section starts.
+    fn section<const N: usize>(&mut self, records: impl Iterator<Item = [u8; N]>) -> io::Result<usize> {
+        let start = self.written;
+        for record in records {
+            self.batch.extend_from_slice(&record);
+            if self.batch.len() >= BATCH_BYTES {
+                self.hand_over()?;
+            }
+        }
+        self.batch.resize(self.batch.len().next_multiple_of(PAGE), 0);
+        self.hand_over()?;
+        Ok(start)
+    }
+
+    fn hand_over(&mut self) -> io::Result<()> {
+        let whole = self.batch.len() - self.batch.len() % PAGE;
+        self.sums.extend(self.batch[..whole].chunks(PAGE).map(crc32c));
+        self.out.write_all(&self.batch[..whole])?;
+        self.batch.drain(..whole);
+        self.written += whole;
+        Ok(())
+    }
+}
+
+fn sums_table(sums: &[u32]) -> Vec<u8> {
+    let mut table: Vec<_> = sums.iter().flat_map(|sum| sum.to_le_bytes()).collect();
+    table.resize(table.len().next_multiple_of(PAGE), 0);
+    table
 }
 
 fn encode_file(file: &FileRecord) -> [u8; FILE_BYTES] {
@@ -65,17 +124,14 @@ fn bucket_bits(entries: usize) -> u32 {
     buckets.trailing_zeros().min(BUCKET_BITS_MAX)
 }
 
-fn bucket_table(entries: &[Entry], bits: u32) -> Vec<u32> {
-    let mut starts = vec![0u32; (1usize << bits) + 1];
-    entries.iter().for_each(|entry| starts[bucket_of(&entry.key, bits) + 1] += 1);
-    for bucket in 1..starts.len() {
-        starts[bucket] += starts[bucket - 1];
-    }
-    starts
-}
-
-fn page_sums(out: &[u8]) -> Vec<u32> {
-    out[PAGE..].chunks(PAGE).map(crc32c).collect()
+/// For each bucket, and one past the last, how many entries are in buckets before it. The entries are sorted.
+fn bucket_starts(entries: &[Entry], bits: u32) -> impl Iterator<Item = u32> {
+    let mut before = 0;
+    (0..=1usize << bits).map(move |bucket| {
+        let here = |entry: &Entry| bucket_of(&entry.key, bits) < bucket;
+        before += entries[before..].iter().take_while(|entry| here(entry)).count();
+        u32::try_from(before).expect("`check` refuses more than 2³² entries")
+    })
 }
 
 fn check(contents: &Contents) -> Result<(), CatalogueError> {

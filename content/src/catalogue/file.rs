@@ -10,12 +10,11 @@ use memmap2::Mmap;
 
 use super::*;
 use crate::checksum::crc32c;
-use crate::volume::DATA_BYTES_MAX;
 
 /// An open catalogue. Immutable; share it by `Arc`.
 pub struct Catalogue {
     bytes: Bytes,
-    header: Header,
+    pub(super) header: Header,
 }
 
 enum Bytes {
@@ -24,8 +23,8 @@ enum Bytes {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Header {
-    bucket_bits: u32,
+pub(super) struct Header {
+    pub(super) bucket_bits: u32,
     generation: u64,
     next_file: u64,
     total: u64,
@@ -34,7 +33,7 @@ struct Header {
     buckets: Section,
     entries: Section,
     sums: Section,
-    sums_sum: u32,
+    pub(super) sums_sum: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -84,18 +83,9 @@ impl Catalogue {
         self.header.files.count
     }
 
-    /// Keeps every page in memory from now on. Fails where the limit on locked memory is small: go on without, warn.
-    pub fn lock(&self) -> std::io::Result<()> {
-        match &self.bytes {
-            Bytes::Mapped(map) => map.lock(),
-            Bytes::Owned(_) => Ok(()),
-        }
-    }
-
-    /// Reads every page, checks its checksum and every reference in it. Takes long for a large one: not for a worker.
-    pub fn verify(&self) -> Result<(), CatalogueError> {
-        self.verify_sums()?;
-        self.verify_references()
+    /// All of it, to be locked in memory or faulted in. Whole pages, if it is mapped.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.all()
     }
 
     /// The entry of a path. Reads one bucket and the few entries in it; allocates nothing.
@@ -153,6 +143,17 @@ impl Catalogue {
         }
     }
 
+    /// The pages that have a sum, the table of sums, and the page at which that starts.
+    pub(super) fn summed(&self) -> (&[u8], &[u8], u64) {
+        let sums = self.header.sums.offset;
+        let bytes = self.bytes.all();
+        (bytes.get(PAGE..sums).unwrap_or_default(), bytes.get(sums..).unwrap_or_default(), page_of(sums))
+    }
+
+    pub(super) fn bucket_table(&self) -> &[[u8; 4]] {
+        self.records(self.header.buckets, 0, self.header.buckets.count).unwrap_or_default()
+    }
+
     fn bucket(&self, index: usize) -> Option<u32> {
         self.record(self.header.buckets, index).map(|bytes| u32::from_le_bytes(*bytes))
     }
@@ -169,45 +170,6 @@ impl Catalogue {
         let to = section.offset.checked_add(end.checked_mul(N)?)?;
         let (records, _) = self.bytes.all().get(from..to)?.as_chunks::<N>();
         Some(records)
-    }
-
-    fn verify_sums(&self) -> Result<(), CatalogueError> {
-        let bytes = self.bytes.all();
-        let table = bytes.get(self.header.sums.offset..).unwrap_or_default();
-        if crc32c(table) != self.header.sums_sum {
-            return Err(CatalogueError::DamagedPage(page_of(self.header.sums.offset)));
-        }
-        let pages = bytes.get(PAGE..self.header.sums.offset).unwrap_or_default().chunks(PAGE);
-        let (sums, _) = table.as_chunks::<4>();
-        for ((page, sum), number) in pages.zip(sums).zip(1u64..) {
-            if crc32c(page) != u32::from_le_bytes(*sum) {
-                return Err(CatalogueError::DamagedPage(number));
-            }
-        }
-        Ok(())
-    }
-
-    fn verify_references(&self) -> Result<(), CatalogueError> {
-        let refuse = |what| Err(CatalogueError::Inconsistent(what));
-        let volumes = u32::try_from(self.volume_count()).unwrap_or(u32::MAX);
-        if self.files().any(|file| file.volume >= volumes || file.number >= self.next_file()) {
-            return refuse("a file on an unknown volume or with a number past the next one");
-        }
-        if self.files().any(|file| file.data_bytes > DATA_BYTES_MAX) {
-            return refuse("a file larger than any volume");
-        }
-        if self.entries().count() != self.entry_count() {
-            return refuse("an entry of an unknown type");
-        }
-        let fits = |entry: Entry| {
-            let end = entry.offset.checked_add(entry.bytes);
-            self.file(entry.file).zip(end).is_some_and(|(file, end)| end <= file.data_bytes)
-        };
-        if !self.entries().all(fits) {
-            return refuse("an entry outside its file");
-        }
-        let findable = self.entries().all(|entry| self.find(&entry.key) == Some(entry));
-        if findable { Ok(()) } else { refuse("an entry that its bucket does not lead to") }
     }
 }
 
@@ -337,107 +299,5 @@ impl Fields<'_> {
 
     fn size(&mut self) -> Result<usize, CatalogueError> {
         usize::try_from(self.u64()?).map_err(|_| CatalogueError::BadHeader)
-    }
-}
-
-#[cfg(test)]
-#[expect(clippy::indexing_slicing, reason = "tests may panic")]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::catalogue::build::to_bytes;
-
-    fn contents(count: u32) -> Contents {
-        let entry = |index: u32| Entry {
-            key: CatalogueKey::of_path(&index.to_le_bytes()),
-            object: ObjectId::of(&index.to_be_bytes()),
-            file: index % 3,
-            offset: u64::from(index) * 4096,
-            bytes: 4000,
-            extension: Extension::ALL[usize::try_from(index % 3).unwrap()],
-        };
-        let file =
-            |number| FileRecord { number, data_bytes: 1 << 40, volume: u32::try_from(number % 2).unwrap() };
-        Contents {
-            generation: 9,
-            next_file: 3,
-            volumes: vec![VolumeId([1; 16]), VolumeId([2; 16])],
-            files: (0..3).map(file).collect(),
-            entries: (0..count).map(entry).collect(),
-        }
-    }
-
-    #[test]
-    fn a_catalogue_reads_back_at_every_size() {
-        for count in [0, 1, 2, 5, 100, 5000] {
-            let expected = contents(count);
-            let catalogue = Catalogue::from_bytes(to_bytes(expected.clone()).unwrap()).unwrap();
-            catalogue.verify().unwrap();
-            let oracle: BTreeMap<_, _> = expected.entries.iter().map(|entry| (entry.key, *entry)).collect();
-            assert_eq!(catalogue.entry_count(), oracle.len());
-            for (key, entry) in &oracle {
-                assert_eq!(catalogue.find(key), Some(*entry));
-            }
-            assert_eq!(catalogue.find(&CatalogueKey::of_path(b"absent")), None);
-            assert_eq!(catalogue.contents().files, expected.files);
-        }
-    }
-
-    #[test]
-    fn a_mapped_file_reads_like_its_bytes() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join(generation_name(9));
-        std::fs::write(&path, to_bytes(contents(100)).unwrap()).unwrap();
-        let catalogue = Catalogue::open(&path).unwrap();
-        catalogue.verify().unwrap();
-        assert_eq!((catalogue.generation(), catalogue.entry_count()), (9, 100));
-        assert_eq!(generation_of_name("0000000000000009\n"), Some(9));
-    }
-
-    #[test]
-    fn every_flipped_bit_is_noticed() {
-        let bytes = to_bytes(contents(50)).unwrap();
-        for index in (0..bytes.len()).filter(|index| *index < 200 || *index >= PAGE) {
-            let mut wrong = bytes.clone();
-            wrong[index] ^= 0x20;
-            let noticed = Catalogue::from_bytes(wrong).and_then(|catalogue| catalogue.verify()).is_err();
-            // Bytes of the header page behind the header are padding that nothing reads.
-            assert!(noticed || (HEADER_BYTES..PAGE).contains(&index), "flip at {index}");
-        }
-    }
-
-    #[test]
-    fn a_wrong_catalogue_is_not_built() {
-        let breakers: [fn(&mut Contents); 5] = [
-            |c| c.entries[0].key = c.entries[1].key,
-            |c| c.entries[0].file = 3,
-            |c| c.entries[0].bytes = 1 << 41,
-            |c| c.next_file = 2,
-            |c| c.files[0].data_bytes = u64::MAX,
-        ];
-        for breaker in breakers {
-            let mut contents = contents(5);
-            breaker(&mut contents);
-            assert!(to_bytes(contents).is_err());
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn rubbish_never_panics(mut header in proptest::collection::vec(any::<u8>(), 0..9000), count in 0u32..40) {
-            let good = to_bytes(contents(count)).unwrap();
-            for (to, from) in header.iter_mut().zip(&good).take(HEADER_BYTES) {
-                *to = *from;
-            }
-            header.resize(good.len(), 7);
-            if let Ok(catalogue) = Catalogue::from_bytes(header) {
-                let verified = catalogue.verify();
-                let found = catalogue.find(&CatalogueKey::of_path(b"x"));
-                prop_assert!(verified.is_err() || found.is_none());
-            }
-        }
     }
 }

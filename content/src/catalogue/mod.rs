@@ -13,12 +13,18 @@
 //! ```
 //!
 //! [`build`] writes it, [`file`] reads it. Opening checks the header and the length; [`file::Catalogue::verify`]
-//! checks every page and every reference, and runs on a helper thread before a generation serves.
+//! (in [`verify`]) checks every page and every reference, and runs on a helper thread before a generation serves.
 
 pub mod build;
 pub mod file;
+#[cfg(test)]
+mod tests;
+mod verify;
+
+use serde::{Deserialize, Serialize};
 
 use crate::id::{CatalogueKey, Extension, ObjectId};
+use crate::seal::{SealError, from_sealed, to_sealed};
 use crate::volume::VolumeId;
 
 pub const CATALOGUE_FORMAT: u32 = 1;
@@ -35,14 +41,30 @@ const HEADER_BYTES: usize = 112;
 /// 2²⁴ buckets at most: one entry in each at 16 million entries.
 const BUCKET_BITS_MAX: u32 = 24;
 
-/// The name of a generation's file: its number as 16 hexadecimal digits. `current` holds this name and a newline.
+/// The name of a generation's file: its number as 16 hexadecimal digits.
 pub fn generation_name(generation: u64) -> String {
     format!("{generation:016x}")
 }
 
-/// The generation that a file's name, or the text of `current`, stands for.
+/// What `current` says: the name of a generation, sealed, because the one before differs in one bit of its name.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Current {
+    generation: String,
+}
+
+/// The bytes of `current`.
+pub fn current_bytes(generation: u64) -> Vec<u8> {
+    to_sealed(&Current { generation: generation_name(generation) })
+}
+
+/// The generation that the bytes of `current` name. None: sealed, and no name.
+pub fn generation_of_current(bytes: &[u8]) -> Result<Option<u64>, SealError> {
+    Ok(generation_of_name(&from_sealed::<Current>(bytes)?.generation))
+}
+
+/// The generation that a file's name stands for.
 pub fn generation_of_name(name: &str) -> Option<u64> {
-    let name = name.strip_suffix('\n').unwrap_or(name);
     let generation = u64::from_str_radix(name, 16).ok()?;
     (generation_name(generation) == name).then_some(generation)
 }
@@ -86,6 +108,8 @@ pub struct Contents {
 pub enum CatalogueError {
     #[error("the catalogue cannot be read: {0}")]
     Unreadable(#[from] std::io::Error),
+    #[error("the catalogue cannot be written: {0}")]
+    Unwritable(std::io::Error),
     #[error("not a catalogue, or its header is damaged")]
     BadHeader,
     #[error("the catalogue has format {0}; this program reads format {CATALOGUE_FORMAT}")]

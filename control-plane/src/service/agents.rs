@@ -13,7 +13,7 @@ use content::report::{Orders, Registered, Registration, Report};
 
 use super::config::is_base_url;
 use super::problem::{ApiProblem, JsonBody, PathOf};
-use super::{Control, api_doc, clock};
+use super::{Control, api_doc};
 use crate::fill_sources::fill_sources;
 use crate::refusal::Refusal;
 
@@ -93,7 +93,7 @@ pub(super) async fn report(
     State(control): State<Arc<Control>>,
     JsonBody(report): JsonBody<Report>,
 ) -> Result<Json<Orders>, ApiProblem> {
-    Ok(Json(control.accept(report, clock::now())?))
+    Ok(Json(control.accept(report, control.now())?))
 }
 
 /// The newest manifest of a cluster: lines of JSON, with a seal. Its ETag changes with its version and with its content.
@@ -151,7 +151,8 @@ pub(super) async fn sources(
     JsonBody(request): JsonBody<FillRequest>,
 ) -> Result<Json<FillAnswer>, ApiProblem> {
     let (origin, secret) = (&control.issuer.public_url, &control.fill_secret);
-    Ok(Json(fill_sources(&control.snapshot(), origin, secret, &request, clock::now())?))
+    let now = control.now();
+    Ok(Json(fill_sources(&control.snapshot(), origin, secret, &request, now)?))
 }
 
 /// The public keys that tokens are verified with.

@@ -220,7 +220,17 @@ pub struct Report {
     pub generation: u64,
     pub holds: Holdings,
     pub volumes: Vec<VolumeReport>,
+    /// What asks for an operator, in words.
+    #[schema(max_items = 32)]
+    #[serde(default)]
+    pub reasons: Vec<String>,
+    /// The box's wall clock when it sent this (RFC 3339).
+    #[serde(default)]
+    pub clock: Option<String>,
     pub server: Option<ServerFigures>,
+    /// How often the agent found rot, by place.
+    #[serde(default)]
+    pub rot: BTreeMap<String, u64>,
 }
 
 /// `content::report::Health`
@@ -248,7 +258,7 @@ pub struct Holdings {
 pub struct VolumeReport {
     pub uuid: String,
     pub path: String,
-    /// `ok`, `failed`, `missing`
+    /// `ok`, `readonly`, `failed`, `missing`
     pub state: String,
     pub bytes_total: u64,
     pub bytes_free: u64,
@@ -274,6 +284,9 @@ pub struct Orders {
     pub manifest_version: u64,
     pub drain: bool,
     pub token_keys_version: String,
+    /// The control plane's wall clock (RFC 3339).
+    #[serde(default)]
+    pub clock: Option<String>,
 }
 
 /// `content::fill::FillRequest`
@@ -417,8 +430,12 @@ mod tests {
         let secret = FillSecret::derived_from(&[1; 32]);
         passes_through::<FillAnswer>(&fill_sources(&snapshot, "http://c", &secret, &wish, noon()).unwrap());
         passes_through::<Problem>(&crate::refusal::Refusal::UnknownTitle("x".to_owned()).problem());
-        let orders =
-            content::report::Orders { manifest_version: 1, drain: true, token_keys_version: "v".to_owned() };
+        let orders = content::report::Orders {
+            manifest_version: 1,
+            drain: true,
+            token_keys_version: "v".to_owned(),
+            clock: Some(noon()),
+        };
         passes_through::<Orders>(&orders);
         passes_through::<Registered>(&content::report::Registered { report_every_ms: 2000 });
         passes_through::<PublicKey>(&issuer().signer.public_key());

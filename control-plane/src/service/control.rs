@@ -7,10 +7,11 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use content::control_socket::PublicKey;
 use content::id::{ApplianceId, ClusterId, TitleId};
-use content::report::{Orders, Registration, Report};
+use content::report::{Orders, REASON_BYTES_MAX, REASONS_MAX, Registration, Report};
 use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 
+use super::clock::{self, JumpWatch};
 use super::config::{Config, Secret};
 use super::lasting::{Lasting, SigningKeys, StateError, StoredAppliance};
 use super::origin::{Origin, Trouble};
@@ -34,10 +35,13 @@ pub struct Control {
     pub(super) public_keys: Vec<PublicKey>,
     /// Changes with `public_keys`.
     pub(super) keys_version: String,
+    /// Held while a verification tree of the origin is made again: one at a time.
+    pub(super) mending: Arc<tokio::sync::Mutex<()>>,
     /// Wakes the planner before its time.
     pub(super) replan: Notify,
     /// Changes when the planner has ended a turn.
     pub(super) turns: watch::Sender<()>,
+    jumps: JumpWatch,
     snapshot: ArcSwap<Snapshot>,
     troubles: ArcSwap<Vec<Trouble>>,
     /// Registrations and drains, as they lie in the state folder. Taken by blocking threads only: it is held while
@@ -90,12 +94,28 @@ impl Control {
             operator_key: config.operator_key.clone(),
             keys_version: version_of(&public),
             public_keys: public,
+            mending: Arc::default(),
             replan: Notify::new(),
             turns: watch::Sender::new(()),
+            jumps: JumpWatch::start(),
             snapshot: ArcSwap::from_pointee(snapshot),
             troubles: ArcSwap::default(),
             lasting: Mutex::new(Assignments { lasting, appliances }),
         })
+    }
+
+    /// The time. If the clock was set since the last call, what is known of the fleet first moves with it.
+    pub(super) fn now(&self) -> Timestamp {
+        let now = clock::now();
+        if let Some(by) = self.jumps.jumped(now) {
+            tracing::error!(
+                by_s = by.as_secs(), %now,
+                "this machine's clock was set: boxes whose clock now differs are not offered, and tokens and licences \
+                 are of the new time. If it is wrong, set it by NTP"
+            );
+            self.snapshot.rcu(|old| old.after_clock_jump(by));
+        }
+        now
     }
 
     /// The world now: whoever holds it answers from it whole.
@@ -236,6 +256,7 @@ impl Control {
             manifest_version: manifest.map_or(0, |known| known.manifest.version),
             drain: appliance.drain_ordered,
             token_keys_version: self.keys_version.clone(),
+            clock: Some(now),
         })
     }
 }
@@ -264,8 +285,15 @@ fn check_report(report: &Report) -> Result<(), Refusal> {
     if report.holds.unlisted.len() > content::report::UNLISTED_MAX {
         return refuse("more unlisted objects than the format allows");
     }
+    if report.rot.len() > 64 || report.rot.keys().any(|place| place.len() > 64) {
+        return refuse("rot must name at most 64 places of at most 64 bytes");
+    }
     if report.boot.len() > 64 || report.limited_by.len() > 64 || report.volumes.len() > 1_000 {
         return refuse("boot and limited_by must be at most 64 bytes, and volumes at most 1000");
+    }
+    let too_long = |reason: &String| reason.len() > REASON_BYTES_MAX;
+    if report.reasons.len() > REASONS_MAX || report.reasons.iter().any(too_long) {
+        return refuse("not more than 32 reasons of at most 500 bytes");
     }
     Ok(())
 }

@@ -1,4 +1,6 @@
-//! What must outlive the process, in the embedded set-up: files in the state folder, each replaced whole by rename.
+//! What must outlive the process, in the embedded set-up: files in the state folder, each sealed (`content::seal`) and
+//! replaced whole by rename. Each lies twice, as NAME and as NAME.copy: nobody else could say again what is in them, so
+//! if one rots the other is believed and written over it.
 //!
 //! ```text
 //! lock                 held while a control plane uses the folder
@@ -10,16 +12,21 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use content::control_socket::PublicKey;
 use content::id::ApplianceId;
+use content::lock_holder;
 use content::report::Registration;
+use content::rot::RotPlace;
+use content::seal::{to_sealed, unseal};
 use content::token::Signer;
 use serde::{Deserialize, Serialize};
+
+use super::rot;
 
 const FORMAT: u32 = 1;
 const KEYS_FILE: &str = "signing-keys.json";
@@ -32,12 +39,15 @@ pub enum StateError {
     )]
     Folder { folder: String, cause: io::Error },
     #[error(
-        "the state folder {0} (key `state`) is in use by another control plane; stop that, or give another folder"
+        "the state folder {folder} (key `state`) is in use by another control plane: {holder} holds {folder}/lock; stop \
+         that, or give another folder"
     )]
-    InUse(String),
+    InUse { folder: String, holder: String },
     #[error("the state file {file} cannot be read or written: {cause}; check the disk and who owns the file")]
     File { file: String, cause: io::Error },
-    #[error("the state file {file} is damaged: {what}; put back a copy, or move it away to start afresh")]
+    #[error(
+        "the state file {file} is damaged and so is {file}.copy, or there is none: {what}; put back a backup, or move both away to start afresh: then boxes register again, tokens that were given are refused, and drains must be ordered again"
+    )]
     Damaged { file: String, what: String },
     #[error("the state file {file} can be read by others (mode {mode:o}); take that away: chmod 600 {file}")]
     Exposed { file: String, mode: u32 },
@@ -97,8 +107,17 @@ impl Lasting {
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(folder.join("lock"));
         let lock = lock.map_err(refuse)?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { folder: folder.to_owned(), _lock: lock }),
-            Err(fs::TryLockError::WouldBlock) => Err(StateError::InUse(folder.display().to_string())),
+            Ok(()) => {
+                remove_unfinished(folder).map_err(refuse)?;
+                Ok(Self { folder: folder.to_owned(), _lock: lock })
+            }
+            Err(fs::TryLockError::WouldBlock) => {
+                let meta = lock.metadata().map_err(refuse)?;
+                let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+                let holder = lock_holder::flock_holder(&locks, meta.dev(), meta.ino());
+                let holder = lock_holder::in_words(holder);
+                Err(StateError::InUse { folder: folder.display().to_string(), holder })
+            }
             Err(fs::TryLockError::Error(cause)) => Err(refuse(cause)),
         }
     }
@@ -163,40 +182,90 @@ impl Lasting {
         self.write(APPLIANCES_FILE, &AppliancesFile { format: FORMAT, appliances })
     }
 
+    /// Of the two copies, the first that is whole. None: there is neither.
     fn read<T: for<'de> Deserialize<'de>>(&self, name: &str) -> Result<Option<T>, StateError> {
-        let file = self.folder.join(name);
-        let bytes = match fs::read(&file) {
-            Ok(bytes) => bytes,
-            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(cause) => return Err(file_error(&file, cause)),
-        };
-        let damaged = |what: String| StateError::Damaged { file: file.display().to_string(), what };
-        let format: FormatOnly =
-            serde_json::from_slice(&bytes).map_err(|cause| damaged(cause.to_string()))?;
-        if format.format != FORMAT {
-            return Err(damaged(format!(
-                "it has format {}; this program reads format {FORMAT}",
-                format.format
-            )));
+        let mut damage = None;
+        for name_here in [name.to_owned(), copy_of(name)] {
+            let file = self.folder.join(name_here);
+            let bytes = match fs::read(&file) {
+                Ok(bytes) => bytes,
+                Err(cause) if cause.kind() == io::ErrorKind::NotFound => continue,
+                Err(cause) => return Err(file_error(&file, cause)),
+            };
+            let damaged = |what: String| StateError::Damaged { file: file.display().to_string(), what };
+            match unseal(&bytes) {
+                Ok(text) => {
+                    let value = parse(text).map_err(damaged)?;
+                    if damage.is_some() {
+                        self.write_one(name, &bytes)?;
+                    }
+                    return Ok(Some(value));
+                }
+                Err(cause) => {
+                    let cure = "none needed if its other copy is whole: it is written again from that";
+                    rot::found(RotPlace::ControlState, file.display(), &cause, cure);
+                    damage.get_or_insert(damaged(cause.to_string()));
+                }
+            }
         }
-        serde_json::from_slice(&bytes).map(Some).map_err(|cause| damaged(cause.to_string()))
+        damage.map_or(Ok(None), Err)
+    }
+
+    /// The copy first: whoever reads the new one under its name has two of it.
+    fn write(&self, name: &str, value: &impl Serialize) -> Result<(), StateError> {
+        let bytes = to_sealed(value);
+        self.write_one(&copy_of(name), &bytes)?;
+        self.write_one(name, &bytes)
     }
 
     /// New bytes beside the old, made durable, then renamed over them: a crash leaves the one or the other.
-    fn write(&self, name: &str, value: &impl Serialize) -> Result<(), StateError> {
+    fn write_one(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
         let file = self.folder.join(name);
-        let beside = self.folder.join(format!("{name}.new"));
-        let bytes = serde_json::to_vec_pretty(value).expect("state has only string keys");
+        let beside = beside(&self.folder, name);
         let written = (|| {
             let mut options = OpenOptions::new();
             let mut out = options.create(true).truncate(true).write(true).mode(0o600).open(&beside)?;
-            out.write_all(&bytes)?;
+            out.write_all(bytes)?;
             out.sync_all()?;
             fs::rename(&beside, &file)?;
             File::open(&self.folder)?.sync_all()
         })();
-        written.map_err(|cause| file_error(&file, cause))
+        written.map_err(|cause| {
+            // On a full disk it would take the room of the next try.
+            fs::remove_file(&beside).unwrap_or_default();
+            file_error(&file, cause)
+        })
     }
+}
+
+fn copy_of(name: &str) -> String {
+    format!("{name}.copy")
+}
+
+/// Or what is wrong with it.
+fn parse<T: for<'de> Deserialize<'de>>(text: &[u8]) -> Result<T, String> {
+    let format: FormatOnly = serde_json::from_slice(text).map_err(|cause| cause.to_string())?;
+    if format.format != FORMAT {
+        return Err(format!("it has format {}; this program reads format {FORMAT}", format.format));
+    }
+    serde_json::from_slice(text).map_err(|cause| cause.to_string())
+}
+
+fn beside(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{name}.new"))
+}
+
+/// What a kill left beside a state file; whoever held the lock then is gone.
+fn remove_unfinished(folder: &Path) -> io::Result<()> {
+    for name in
+        [KEYS_FILE, APPLIANCES_FILE].map(str::to_owned).into_iter().flat_map(|name| [copy_of(&name), name])
+    {
+        match fs::remove_file(beside(folder, &name)) {
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 #[derive(Deserialize)]
@@ -246,10 +315,61 @@ mod tests {
     }
 
     #[test]
+    fn one_flipped_bit_loses_neither_the_signing_key_nor_a_drain_and_two_name_the_cure() {
+        let folder = tempfile::tempdir().unwrap();
+        let lasting = Lasting::open(folder.path()).unwrap();
+        let keys = lasting.signing_keys().unwrap().public;
+        let registration = Registration {
+            appliance: "box-a".parse().unwrap(),
+            cluster: "lab".parse().unwrap(),
+            base_url: "http://127.0.0.2:1".to_owned(),
+            version: "1".to_owned(),
+        };
+        let drained =
+            BTreeMap::from([(registration.appliance.clone(), StoredAppliance { registration, drain: true })]);
+        lasting.store_appliances(&drained).unwrap();
+        for name in [KEYS_FILE, APPLIANCES_FILE] {
+            let path = folder.path().join(name);
+            let good = fs::read(&path).unwrap();
+            for bit in 0..good.len() * 8 {
+                let mut bytes = good.clone();
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                fs::write(&path, bytes).unwrap();
+                assert_eq!(lasting.appliances().unwrap(), drained, "bit {bit} of {name}");
+                assert_eq!(lasting.signing_keys().unwrap().public, keys, "bit {bit} of {name}");
+                assert!(fs::read(&path).unwrap() == good, "bit {bit} of {name} is not mended");
+            }
+        }
+        for name in [KEYS_FILE, APPLIANCES_FILE] {
+            for name in [name.to_owned(), copy_of(name)] {
+                let good = fs::read(folder.path().join(&name)).unwrap();
+                fs::write(folder.path().join(name), [&good[..good.len() - 9], b"x"].concat()).unwrap();
+            }
+        }
+        for error in [lasting.appliances().unwrap_err(), lasting.signing_keys().err().unwrap()] {
+            assert!(error.to_string().contains("put back a backup"), "{error}");
+        }
+    }
+
+    #[test]
     fn a_second_control_plane_on_the_folder_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let _first = Lasting::open(folder.path()).unwrap();
-        assert!(matches!(Lasting::open(folder.path()), Err(StateError::InUse(_))));
+        let refused = Lasting::open(folder.path()).err().unwrap().to_string();
+        assert!(refused.contains(&format!("process {} holds", std::process::id())), "{refused}");
+    }
+
+    #[test]
+    fn what_a_kill_left_half_written_is_gone_after_the_next_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = Lasting::open(folder.path()).unwrap().signing_keys().unwrap().public;
+        for name in [KEYS_FILE, APPLIANCES_FILE] {
+            fs::write(beside(folder.path(), name), "{\"for").unwrap();
+        }
+        assert_eq!(Lasting::open(folder.path()).unwrap().signing_keys().unwrap().public, key);
+        for name in [KEYS_FILE, APPLIANCES_FILE] {
+            assert!(!beside(folder.path(), name).exists());
+        }
     }
 
     #[test]
@@ -261,7 +381,7 @@ mod tests {
         fs::write(folder.path().join(APPLIANCES_FILE), "{\"for").unwrap();
         let error = lasting.appliances().unwrap_err().to_string();
         assert!(error.contains(APPLIANCES_FILE), "{error}");
-        fs::write(folder.path().join(APPLIANCES_FILE), "{\"format\":2}").unwrap();
+        fs::write(folder.path().join(APPLIANCES_FILE), to_sealed(&serde_json::json!({"format": 2}))).unwrap();
         assert!(lasting.appliances().unwrap_err().to_string().contains("format 2"));
     }
 }

@@ -14,6 +14,7 @@ mod clock;
 pub mod config;
 mod control;
 mod lasting;
+mod metrics;
 mod objects;
 mod operator;
 mod origin;
@@ -22,8 +23,10 @@ mod planner;
 mod plays;
 mod problem;
 mod range;
+mod rot;
 mod routes;
 mod server;
+mod trees;
 
 pub use control::Control;
 pub use routes::{Route, router, routes};

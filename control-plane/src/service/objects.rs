@@ -20,7 +20,7 @@ use tokio_util::io::ReaderStream;
 use super::agents::{bearer, matches_tag};
 use super::problem::{ApiProblem, PathOf};
 use super::range::{Selection, select};
-use super::{Control, api_doc, clock};
+use super::{Control, api_doc, trees};
 
 /// One read of the disk, one write to the network.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -39,6 +39,7 @@ const CHUNK_BYTES: usize = 256 * 1024;
         (status = 304, description = "It is the one that If-None-Match names"),
         (status = 401, description = "Not a key of this object that a fill source gave, or no longer", body = api_doc::Problem, content_type = "application/problem+json"),
         (status = 404, description = "The origin has it not", body = api_doc::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "A verification tree that is damaged and being made again", body = api_doc::Problem, content_type = "application/problem+json"),
         (status = 416, description = "A range past its end", body = api_doc::Problem, content_type = "application/problem+json"),
         (status = "default", description = "Refused", body = api_doc::Problem, content_type = "application/problem+json"),
     )
@@ -52,7 +53,7 @@ pub(super) async fn object(
     let unknown = || ApiProblem::not_found("an object's address is <first 2 digits>/<blake3>.<extension>");
     let wanted = Wanted::parse(&first2, &name).ok_or_else(unknown)?;
     let opened =
-        bearer(&headers).is_some_and(|key| control.fill_secret.opens(key, &wanted.object, clock::now()));
+        bearer(&headers).is_some_and(|key| control.fill_secret.opens(key, &wanted.object, control.now()));
     if !opened {
         return Err(ApiProblem::unauthorized(
             "send the headers that POST /v1/agent/fill-sources gave for this object; they end",
@@ -60,6 +61,10 @@ pub(super) async fn object(
     }
     let size =
         control.origin.store.head(&wanted.path).await.map_err(|cause| store_problem(&name, &cause))?.size;
+    let unreadable = |cause| store_problem(&name, &cause);
+    if wanted.is_tree && !trees::is_whole(&control, wanted.object, size).await.map_err(unreadable)? {
+        return Err(rotten_tree(&name));
+    }
     let tag = format!("\"{name}\"");
     if matches_tag(&headers, &tag) {
         return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
@@ -103,6 +108,7 @@ struct Wanted {
     object: ObjectId,
     path: StorePath,
     media_type: &'static str,
+    is_tree: bool,
 }
 
 impl Wanted {
@@ -114,11 +120,16 @@ impl Wanted {
         }
         if extension == TREE_EXTENSION {
             let media_type = "application/octet-stream";
-            return Some(Self { object, path: StorePath::from(tree_path(object)), media_type });
+            return Some(Self {
+                object,
+                path: StorePath::from(tree_path(object)),
+                media_type,
+                is_tree: true,
+            });
         }
         let extension: Extension = extension.parse().ok()?;
         let path = StorePath::from(object_path(object, extension));
-        Some(Self { object, path, media_type: extension.media_type() })
+        Some(Self { object, path, media_type: extension.media_type(), is_tree: false })
     }
 }
 
@@ -148,6 +159,14 @@ fn store_problem(name: &str, cause: &StoreError) -> ApiProblem {
         "The origin failed",
         "the origin cannot be read; see the log",
     )
+}
+
+/// RFC 9110 §15.6.4: for a while.
+fn rotten_tree(name: &str) -> ApiProblem {
+    let detail =
+        format!("{name} is damaged in the origin and is being made again from its object; ask later");
+    ApiProblem::new(StatusCode::SERVICE_UNAVAILABLE, "rotten-tree", "Being made again", detail)
+        .with(header::RETRY_AFTER, HeaderValue::from_static("1"))
 }
 
 /// RFC 9110 §15.5.17: says how long it is.

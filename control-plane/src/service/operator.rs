@@ -11,7 +11,7 @@ use content::id::ApplianceId;
 use super::agents::{bearer, on_disk};
 use super::control::Deregistered;
 use super::problem::{ApiProblem, PathOf};
-use super::{Control, api_doc, clock};
+use super::{Control, api_doc};
 use crate::refusal::Refusal;
 use crate::snapshot::Appliance;
 use crate::steering;
@@ -52,7 +52,7 @@ impl FromRequestParts<Arc<Control>> for Operator {
     responses((status = 200, description = "In order of name", body = [api_doc::FleetEntry]))
 )]
 pub(super) async fn fleet(State(control): State<Arc<Control>>) -> Json<Vec<api_doc::FleetEntry>> {
-    let now = clock::now();
+    let now = control.now();
     let entry = |appliance: &Arc<Appliance>| {
         let live = appliance.live.as_ref();
         let fitness = steering::fitness(appliance, now);
@@ -79,8 +79,8 @@ pub(super) async fn fleet(State(control): State<Arc<Control>>) -> Json<Vec<api_d
     responses((status = 200, description = "`ok`, or `degraded` with what asks for an operator", body = api_doc::Health))
 )]
 pub(super) async fn health(State(control): State<Arc<Control>>) -> Json<api_doc::Health> {
+    let now = control.now();
     let snapshot = control.snapshot();
-    let now = clock::now();
     let troubles = control.troubles();
     let degraded =
         troubles.iter().map(|t| api_doc::Trouble { what: t.what.clone(), reason: t.reason.clone() });
@@ -148,7 +148,7 @@ pub(super) async fn deregister(
     PathOf(appliance): PathOf<ApplianceId>,
 ) -> Result<StatusCode, ApiProblem> {
     let name = appliance.clone();
-    match on_disk(move || control.deregister(&name, clock::now())).await? {
+    match on_disk(move || control.deregister(&name, control.now())).await? {
         Deregistered::Done => {}
         Deregistered::Unknown => return Err(Refusal::UnknownAppliance(appliance.to_string()).into()),
         Deregistered::StillReports => {

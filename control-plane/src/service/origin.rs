@@ -10,7 +10,9 @@ use std::sync::Arc;
 use content::id::{ClusterId, TitleId};
 use content::manifest::Manifest;
 use content::origin::{TITLES_FOLDER, current_manifest_path, manifest_path};
-use content::title::{StreamKind, Title};
+use content::rot::RotPlace;
+use content::seal::{from_sealed, to_sealed};
+use content::title::{StreamKind, Title, TitleError};
 use futures::TryStreamExt as _;
 use object_store::path::Path as StorePath;
 use object_store::{
@@ -18,6 +20,7 @@ use object_store::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::rot;
 use crate::placement;
 use crate::snapshot::{KnownManifest, KnownTitle, MANIFESTS_KEPT};
 
@@ -41,9 +44,14 @@ pub struct Trouble {
     pub reason: String,
 }
 
-/// What is known of the titles in the origin; a title is read again only when its file has changed.
+/// What is known of the titles in the origin; a title is read again when its file has changed, and one at each turn
+/// though it has not: rot changes no time of modification.
 #[derive(Default)]
-pub struct TitleCache(BTreeMap<TitleId, CachedTitle>);
+pub struct TitleCache {
+    titles: BTreeMap<TitleId, CachedTitle>,
+    /// The one that was read again last.
+    again: Option<TitleId>,
+}
 
 type Stamp = (Option<String>, u64, i64);
 
@@ -75,24 +83,28 @@ struct Current {
 
 impl TitleCache {
     pub fn titles(&self) -> BTreeMap<TitleId, Arc<KnownTitle>> {
-        let good = self.0.iter().filter_map(|(id, cached)| Some((id.clone(), cached.good.clone()?)));
+        let good = self.titles.iter().filter_map(|(id, cached)| Some((id.clone(), cached.good.clone()?)));
         good.collect()
     }
 
     pub fn unreadable(&self) -> impl Iterator<Item = &TitleId> {
-        self.0.iter().filter(|(_, cached)| cached.bad.is_some()).map(|(id, _)| id)
+        self.titles.iter().filter(|(_, cached)| cached.bad.is_some()).map(|(id, _)| id)
     }
 
     pub fn troubles(&self) -> Vec<Trouble> {
-        let bad = self.0.iter().filter_map(|(id, cached)| Some((id, cached.bad.clone()?)));
+        let bad = self.titles.iter().filter_map(|(id, cached)| Some((id, cached.bad.clone()?)));
         bad.map(|(id, reason)| Trouble { what: format!("title {id}"), reason }).collect()
     }
 }
 
 impl Origin {
-    /// A folder that exists and can be read.
+    /// A folder that exists and can be read. What a killed control plane left half-written in it goes.
     pub fn open(folder: &Path) -> Result<Self, String> {
         std::fs::read_dir(folder).map_err(|cause| cause.to_string())?;
+        // Nobody else writes below it: one control plane per origin.
+        if let Err(cause) = remove_unfinished(&folder.join("clusters")) {
+            tracing::warn!(%cause, "what a kill left half-written in the origin cannot be removed");
+        }
         let store = object_store::local::LocalFileSystem::new_with_prefix(folder)
             .map_err(|cause| cause.to_string())?;
         Ok(Self { store: Arc::new(store.with_fsync(true)) })
@@ -104,20 +116,30 @@ impl Origin {
             self.store.list(Some(&StorePath::from(TITLES_FOLDER))).try_collect().await?;
         let named: Vec<_> =
             listed.into_iter().filter_map(|meta| Some((title_of(&meta.location)?, meta))).collect();
-        if named.is_empty() && !cache.0.is_empty() {
-            return Err(RefreshError::Vanished { known: cache.0.len() });
+        if named.is_empty() && !cache.titles.is_empty() {
+            return Err(RefreshError::Vanished { known: cache.titles.len() });
         }
+        let after = |id: &&TitleId| cache.again.as_ref().is_none_or(|again| *id > again);
+        let ids = || named.iter().map(|(id, _)| id);
+        cache.again = ids().filter(after).min().or(ids().min()).cloned();
         let mut next = BTreeMap::new();
         for (id, meta) in named {
             let stamp = (meta.e_tag.clone(), meta.size, meta.last_modified.timestamp_micros());
-            let previous = cache.0.remove(&id);
+            let previous = cache.titles.remove(&id);
+            let again = cache.again.as_ref() == Some(&id);
             let cached = match previous {
-                Some(previous) if previous.stamp.as_ref() == Some(&stamp) => previous,
+                Some(previous) if previous.stamp.as_ref() == Some(&stamp) => {
+                    if again {
+                        self.look_again(&id, &meta, previous).await
+                    } else {
+                        previous
+                    }
+                }
                 previous => self.read_title(&id, &meta, stamp, previous.and_then(|cached| cached.good)).await,
             };
             next.insert(id, cached);
         }
-        cache.0 = next;
+        cache.titles = next;
         Ok(())
     }
 
@@ -129,7 +151,7 @@ impl Origin {
         last_good: Option<Arc<KnownTitle>>,
     ) -> CachedTitle {
         let (stamp, parsed) = match self.title_bytes(meta).await {
-            Ok(bytes) => (Some(stamp), parse_title(id, &bytes)),
+            Ok(bytes) => (Some(stamp), parse_title(id, meta, &bytes)),
             Err(cause) => (None, Err(cause.to_string())),
         };
         match parsed {
@@ -142,6 +164,12 @@ impl Origin {
                 CachedTitle { stamp, good: last_good, bad: Some(reason) }
             }
         }
+    }
+
+    /// A title whose file says that it has not changed. What is known of it is served on, whatever is there now.
+    async fn look_again(&self, id: &TitleId, meta: &ObjectMeta, known: CachedTitle) -> CachedTitle {
+        let Ok(bytes) = self.title_bytes(meta).await else { return known };
+        CachedTitle { bad: parse_title(id, meta, &bytes).err(), ..known }
     }
 
     /// One byte more than is accepted is enough to refuse it.
@@ -172,7 +200,11 @@ impl Origin {
                 Ok(_) => {
                     tracing::warn!(%cluster, version, "manifest skipped: it names another cluster or version")
                 }
-                Err(cause) => tracing::warn!(%cluster, version, %cause, "manifest skipped"),
+                Err(cause) => {
+                    let cure =
+                        "none needed: the manifest is planned anew from the titles, under a later version";
+                    rot::found(RotPlace::OriginManifest, manifest_path(cluster, version), cause, cure);
+                }
             }
         }
         Ok(manifests)
@@ -203,13 +235,16 @@ impl Origin {
     /// `current` never goes back: it is replaced only if it is still what was read, and names an older version.
     pub async fn make_current(&self, manifest: &Manifest) -> Result<(), StoreError> {
         let path = StorePath::from(current_manifest_path(&manifest.cluster));
-        let bytes =
-            serde_json::to_vec(&Current { version: manifest.version }).expect("a number has a JSON form");
+        let bytes = to_sealed(&Current { version: manifest.version });
         let (found, mode) = match self.store.get(&path).await {
             Ok(found) => {
                 let meta = found.meta.clone();
-                let version = serde_json::from_slice::<Current>(&found.bytes().await?).ok();
-                (version, PutMode::Update(UpdateVersion { e_tag: meta.e_tag, version: meta.version }))
+                let version = from_sealed::<Current>(&found.bytes().await?);
+                if let Err(cause) = &version {
+                    let cure = "none needed: it is written again from the newest manifest that is whole";
+                    rot::found(RotPlace::OriginCurrent, &path, cause, cure);
+                }
+                (version.ok(), PutMode::Update(UpdateVersion { e_tag: meta.e_tag, version: meta.version }))
             }
             Err(StoreError::NotFound { .. }) => (None, PutMode::Create),
             Err(other) => return Err(other),
@@ -225,11 +260,38 @@ impl Origin {
     }
 }
 
-fn parse_title(folder: &TitleId, bytes: &[u8]) -> Result<Title, String> {
+/// `object_store` writes `NAME#1` and gives it its name when it is whole; a kill in between leaves the former.
+fn remove_unfinished(folder: &Path) -> std::io::Result<()> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(cause) => return Err(cause),
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let number = name.rsplit_once('#').map(|(_, number)| number);
+        if entry.file_type()?.is_dir() {
+            remove_unfinished(&entry.path())?;
+        } else if number.is_some_and(|number| number.parse::<u64>().is_ok()) {
+            tracing::info!("{} was left half-written by a kill: removed", entry.path().display());
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn parse_title(folder: &TitleId, meta: &ObjectMeta, bytes: &[u8]) -> Result<Title, String> {
     if u64::try_from(bytes.len()).is_ok_and(|size| size > TITLE_BYTES_MAX) {
         return Err(format!("title.json is larger than {TITLE_BYTES_MAX} bytes"));
     }
-    let title = Title::parse(bytes).map_err(|cause| cause.to_string())?;
+    let title = Title::parse(bytes).map_err(|cause| {
+        if let TitleError::Rotten(rotten) = &cause {
+            let cure = "publish the title again; until then what was read before is served on, and no box lets it go";
+            rot::found(RotPlace::Title, &meta.location, rotten, cure);
+        }
+        format!("{cause}; publish the title again")
+    })?;
     match defect(folder, &title) {
         Some(what) => Err(what),
         None => Ok(title),
@@ -287,6 +349,19 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let origin = Origin::open(folder.path()).unwrap();
         (folder, origin)
+    }
+
+    #[tokio::test]
+    async fn what_a_kill_left_half_written_is_gone_after_the_next_start() {
+        let (folder, origin) = origin();
+        for path in ["clusters/lab/manifests/7.ndjson", "clusters/lab/current"] {
+            put(&origin, path, b"whole".to_vec()).await;
+            std::fs::write(folder.path().join(format!("{path}#1")), b"half").unwrap();
+        }
+        Origin::open(folder.path()).unwrap();
+        let left = |path: &str| std::fs::read_dir(folder.path().join(path)).unwrap().count();
+        assert_eq!((left("clusters/lab/manifests"), left("clusters/lab")), (1, 2));
+        assert_eq!(std::fs::read(folder.path().join("clusters/lab/current")).unwrap(), b"whole");
     }
 
     #[tokio::test]
@@ -355,7 +430,7 @@ mod tests {
         origin.make_current(&manifest).await.unwrap();
         let current =
             origin.store.get(&StorePath::from("clusters/lab/current")).await.unwrap().bytes().await.unwrap();
-        assert_eq!(current.as_ref(), b"{\"version\":2}");
+        assert_eq!(from_sealed::<Current>(&current).unwrap().version, 2);
         put(&origin, "clusters/lab/manifests/9.ndjson", b"damaged".to_vec()).await;
         let read = origin.manifests(&lab).await.unwrap();
         assert_eq!(read.iter().map(|known| known.manifest.version).collect::<Vec<_>>(), [2, 1]);

@@ -12,7 +12,7 @@ use content::play::{Device, PlayAnswer, PlayRequest, TitleSummary};
 use serde::Deserialize;
 
 use super::problem::{ApiProblem, JsonBody, QueryOf};
-use super::{Control, api_doc, clock};
+use super::{Control, api_doc};
 use crate::refusal::Refusal;
 use crate::{dash, hls, playback};
 
@@ -43,7 +43,9 @@ pub(super) async fn play(
     request.address = request.address.or(peer.map(|Extension(Peer(address))| address.ip()));
     // The log always says why; the player only if it asked.
     let explain = std::mem::replace(&mut request.explain, true);
-    let answer = playback::play(&control.snapshot(), &control.issuer, &request, clock::now());
+    // The time first: a clock that was set moves the snapshot.
+    let now = control.now();
+    let answer = playback::play(&control.snapshot(), &control.issuer, &request, now);
     log_decision(&request, &answer);
     let mut answer = answer?;
     if !explain {
@@ -131,8 +133,9 @@ pub(super) async fn multivariant(
     QueryOf(query): QueryOf<PlayQuery>,
 ) -> Result<impl IntoResponse, ApiProblem> {
     let (request, token) = query.into_request(peer.map(|Extension(Peer(address))| address.ip()));
+    let now = control.now();
     let snapshot = control.snapshot();
-    let text = playback::multivariant(&snapshot, &control.issuer, &request, token.as_deref(), clock::now())?;
+    let text = playback::multivariant(&snapshot, &control.issuer, &request, token.as_deref(), now)?;
     Ok(manifest_answer(hls::MEDIA_TYPE, text))
 }
 
@@ -150,8 +153,9 @@ pub(super) async fn dash_manifest(
     QueryOf(query): QueryOf<PlayQuery>,
 ) -> Result<impl IntoResponse, ApiProblem> {
     let (request, token) = query.into_request(peer.map(|Extension(Peer(address))| address.ip()));
+    let now = control.now();
     let snapshot = control.snapshot();
-    let text = playback::dash_manifest(&snapshot, &control.issuer, &request, token.as_deref(), clock::now())?;
+    let text = playback::dash_manifest(&snapshot, &control.issuer, &request, token.as_deref(), now)?;
     Ok(manifest_answer(dash::MEDIA_TYPE, text))
 }
 

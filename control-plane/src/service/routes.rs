@@ -13,7 +13,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodRouter, delete, get, post};
 
 use super::problem::{self, ApiProblem, of_status};
-use super::{Control, agents, api_doc, objects, operator, page, plays};
+use super::{Control, agents, api_doc, metrics, objects, operator, page, plays};
 
 /// From the head of a request to the head of its answer. Bodies that stream take what they take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
@@ -49,7 +49,7 @@ const fn page(path: &'static str, handler: fn() -> MethodRouter<Arc<Control>>) -
 }
 
 /// `get` answers HEAD as well.
-pub const fn routes() -> [Route; 18] {
+pub const fn routes() -> [Route; 19] {
     [
         api("post", "/v1/plays", SMALL_BODY, || post(plays::play)),
         api("get", "/v1/plays/multivariant.m3u8", 0, || get(plays::multivariant)),
@@ -67,6 +67,7 @@ pub const fn routes() -> [Route; 18] {
         api("post", "/v1/agent/fill-sources", WISHES_BODY, || post(agents::sources)),
         api("get", "/v1/agent/token-keys", 0, || get(agents::token_keys)),
         api("get", "/v1/origin/objects/{first2}/{name}", 0, || get(objects::object)),
+        page("/metrics", || get(metrics::metrics)),
         page("/", || get(page::index)),
         page("/assets/{name}", || get(page::asset)),
     ]

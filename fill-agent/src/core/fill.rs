@@ -14,6 +14,7 @@ use content::id::ObjectId;
 use content::pack::SMALL_BELOW_BYTES;
 use content::volume::VolumeId;
 
+use super::reasons::Numberless;
 use super::{Action, Core, Retry};
 use crate::clock::Now;
 use crate::control::ControlError;
@@ -34,6 +35,8 @@ const TROUBLE_MS: u64 = 1_000;
 const TROUBLE_MS_MAX: u64 = 60_000;
 /// From so many failures on, an operator should look.
 const TROUBLE_SERIOUS: u32 = 3;
+const NO_ROOM: &str = "free space on a volume, add one, or ask less of this box; `oca-fill plan` lists what does not fit. \
+                       What is held is served on, and the rest follows when there is room";
 /// So many of the queue are looked at in one step; the rest is worth less and comes later.
 const LOOK_AHEAD: usize = 1_000;
 
@@ -49,6 +52,10 @@ pub(super) struct State {
     closed_said: u32,
     /// Unfinished downloads that can go on, on usable volumes.
     partials: BTreeMap<ObjectId, (VolumeId, Partial)>,
+    /// None: the usual.
+    pub numberless: Option<Numberless>,
+    /// That there is no room was said; until something is stored, it is not said again.
+    room_said: bool,
     /// Found to have no room at the last look.
     unplaced: BTreeSet<ObjectId>,
     /// Manifest, volumes or holdings changed: the queue is to be made anew.
@@ -76,6 +83,8 @@ struct KnownSources {
 
 #[derive(Debug)]
 struct Trouble {
+    /// The last one's.
+    reason: String,
     failures: u32,
     not_before_ms: u64,
 }
@@ -128,11 +137,28 @@ impl State {
         self.active.len()
     }
 
-    pub fn asks_for_help(&self) -> bool {
+    /// What an operator should look at.
+    pub fn reasons(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if !self.unplaced.is_empty() {
+            let count = self.unplaced.len();
+            reasons.push(format!("{count} of the objects that are asked for fit on no volume: {NO_ROOM}"));
+        }
         // Once may be a plan; to be asked again and still be closed is none.
-        !self.unplaced.is_empty()
-            || self.closed_said > 1
-            || self.trouble.values().any(|trouble| trouble.failures >= TROUBLE_SERIOUS)
+        if self.closed_said > 1 {
+            let what = "no source may be used yet, asked twice: the clock of the control plane may be wrong";
+            reasons.push(what.to_owned());
+        }
+        let serious = |trouble: &&Trouble| trouble.failures >= TROUBLE_SERIOUS;
+        let count = self.trouble.values().filter(serious).count();
+        if let Some(trouble) = self.trouble.values().find(serious) {
+            reasons.push(format!(
+                "{count} objects cannot be pulled, again and again; one of them: {}. It goes on trying: see that the \
+                 origin and the control plane are well, and that this box reaches them",
+                trouble.reason
+            ));
+        }
+        reasons
     }
 }
 
@@ -152,8 +178,32 @@ impl Core {
                 actions.push(Action::Discard { volume, number: file.file });
             }
         }
+        self.take_numbers(now, actions);
         self.start_jobs(now, actions);
         self.ask_sources(now, actions);
+    }
+
+    fn take_numbers(&mut self, now: Now, actions: &mut Vec<Action>) {
+        let least = self.shelf.next_file();
+        if let Some(numberless) = self.fill.numberless.as_mut().filter(|without| without.retry.ready(now)) {
+            numberless.retry.begin();
+            actions.push(Action::TakeNumbers { least });
+        }
+    }
+
+    pub(super) fn on_numbers(&mut self, answer: Result<u64, String>, now: Now) {
+        match (answer, &mut self.fill.numberless) {
+            (Ok(first), _) => {
+                tracing::info!("the state folder can be written to again: pulling goes on");
+                self.shelf.numbers_above(first.saturating_sub(1));
+                self.fill.numberless = None;
+            }
+            (Err(reason), Some(numberless)) => {
+                numberless.reason = reason;
+                numberless.retry.fail(now);
+            }
+            (Err(_), None) => {}
+        }
     }
 
     /// The queue from the delta; cancels and discards what is not wanted any more.
@@ -168,7 +218,8 @@ impl Core {
             .map(|(object, wanted)| (wanted.rank, *object))
             .collect();
         fill.unplaced.clear();
-        fill.trouble.retain(|object, _| desired.wants(object));
+        // An object may have come another way: in a pack that a volume brought back.
+        fill.trouble.retain(|object, _| desired.wants(object) && !there(object));
         fill.sources.retain(|object, _| desired.wants(object));
         for (object, active) in &mut fill.active {
             if !desired.wants(object) && !active.cancelled {
@@ -241,6 +292,9 @@ impl Core {
         if !open || now.ms >= known.asked_ms.saturating_add(SOURCES_KEPT_MS) {
             return None;
         }
+        if self.fill.numberless.is_some() {
+            return None;
+        }
         let sources = known.sources.clone();
         let at = self.place(object, bytes)?;
         let volume = self.volume_path(at.uuid)?;
@@ -249,12 +303,16 @@ impl Core {
 
     /// Where an earlier attempt began, or on the volume with the most room, under a new number.
     fn place(&mut self, object: ObjectId, bytes: u64) -> Option<FileName> {
-        if let Some((uuid, partial)) = self.fill.partials.get(&object) {
+        let begun = self.fill.partials.get(&object);
+        if let Some((uuid, partial)) = begun.filter(|(uuid, _)| self.volumes.is_writable(*uuid)) {
             return Some(FileName { uuid: *uuid, file: partial.number });
         }
         let spaces = self.spaces();
         let Some(space) = choose(&spaces, bytes).and_then(|index| spaces.get(index)) else {
-            tracing::warn!(%object, bytes, "no volume has room for it");
+            tracing::debug!(%object, bytes, "no volume has room for it");
+            if !std::mem::replace(&mut self.fill.room_said, true) {
+                tracing::error!(%object, bytes, "no volume has room for what is asked for: {NO_ROOM}");
+            }
             self.fill.unplaced.insert(object);
             return None;
         };
@@ -341,7 +399,9 @@ impl Core {
     }
 
     fn trouble(&mut self, object: ObjectId, reason: &str, now: Now) {
-        let trouble = self.fill.trouble.entry(object).or_insert(Trouble { failures: 0, not_before_ms: 0 });
+        let new = Trouble { reason: String::new(), failures: 0, not_before_ms: 0 };
+        let trouble = self.fill.trouble.entry(object).or_insert(new);
+        reason.clone_into(&mut trouble.reason);
         let wait = TROUBLE_MS.saturating_mul(1 << trouble.failures.min(16)).min(TROUBLE_MS_MAX);
         trouble.failures = trouble.failures.saturating_add(1);
         trouble.not_before_ms = now.ms.saturating_add(wait);
@@ -364,6 +424,11 @@ impl Core {
                 self.fill.dead.push(active.at.clone());
                 self.no_space(at.uuid);
             }
+            Outcome::ReadOnly => {
+                // What was begun there stays until the volume can be written to, and is found by its scan.
+                self.fill.partials.remove(&object);
+                self.refuse_writes(at.uuid, now);
+            }
             Outcome::VolumeFailed(reason) => self.fail_volume(at.uuid, &reason, now),
             Outcome::Damaged(reason) => self.on_damaged(object, &active, &reason, now),
             Outcome::Cancelled => self.keep_partial(object, &active),
@@ -378,6 +443,8 @@ impl Core {
             // Its volume went in the meantime; should it come back, the scan finds the file.
             return;
         }
+        self.volume_worked(at.uuid);
+        self.fill.room_said = false;
         if at.bytes < SMALL_BELOW_BYTES && !adopted {
             let partial = Partial { number: at.file, object, bytes: at.bytes, ready: true };
             self.put_ready(at.uuid, partial);

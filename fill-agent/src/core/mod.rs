@@ -9,6 +9,7 @@ mod control;
 mod fill;
 mod pack;
 mod publish;
+mod reasons;
 mod report;
 mod volume;
 
@@ -77,6 +78,10 @@ pub enum Event {
         object: ObjectId,
         outcome: Outcome,
     },
+    /// A block of file numbers of this start, or why there is none.
+    Numbers(Result<u64, String>),
+    /// What could not be saved in the state folder, a sentence each; empty: all could.
+    Unsaved(Vec<String>),
     Packed {
         to: FileName,
         result: Result<Packed, PackFault>,
@@ -109,6 +114,10 @@ pub enum Action {
         slot: usize,
         uuid: VolumeId,
         known: BTreeMap<u64, u64>,
+    },
+    /// Take a block of file numbers, from `least` on.
+    TakeNumbers {
+        least: u64,
     },
     Register,
     Report(Box<Report>),
@@ -148,6 +157,7 @@ pub struct Core {
     pack: pack::State,
     publish: publish::State,
     report: report::State,
+    reasons: reasons::State,
     server: Option<ServerStatus>,
 }
 
@@ -161,6 +171,7 @@ impl Core {
             pack: pack::State::default(),
             publish: publish::State::new(loaded),
             report: report::State::default(),
+            reasons: reasons::State::default(),
             server: None,
             settings,
             shelf,
@@ -172,7 +183,14 @@ impl Core {
         core
     }
 
+    /// The state folder gave no file numbers, because of `reason`: nothing new is pulled until it does.
+    pub fn without_numbers(mut self, reason: String) -> Self {
+        self.fill.numberless = Some(reasons::Numberless { retry: Retry::default(), reason });
+        self
+    }
+
     pub fn step(&mut self, event: Event, now: Now) -> Vec<Action> {
+        self.reasons.clock_off_ms = now.clock_off_ms;
         self.absorb(event, now);
         let mut actions = Vec::new();
         self.drive_control(now, &mut actions);
@@ -198,6 +216,8 @@ impl Core {
             Event::Keys(answer) => self.on_keys(answer, now),
             Event::Sources { asked, answer } => self.on_sources(&asked, answer, now),
             Event::JobEnded { object, outcome } => self.on_job_ended(object, outcome, now),
+            Event::Numbers(answer) => self.on_numbers(answer, now),
+            Event::Unsaved(what) => self.reasons.unsaved = what,
             Event::Packed { to, result } => self.on_packed(&to, result, now),
             Event::PackChecked { at, result } => self.on_pack_checked(&at, result, now),
             Event::Written(result) => self.on_written(result, now),

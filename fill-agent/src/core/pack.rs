@@ -115,7 +115,7 @@ impl Core {
         if !self.volumes.ready || self.control.desired.is_none() {
             return;
         }
-        for uuid in self.volumes.usable() {
+        for uuid in self.volumes.writable() {
             let waits = self.pack.retry.get(&uuid).is_some_and(|retry| !retry.ready(now));
             if waits || self.pack.work.contains_key(&uuid) {
                 continue;

@@ -26,6 +26,8 @@ const TIDY_EVERY_MS: u64 = 1_000;
 pub(super) struct State {
     /// Objects were withdrawn or let go: publish at once.
     pub urgent: bool,
+    /// `current` does not name what we go on from: a generation must be written even if it says the same.
+    unnamed: bool,
     writing: Option<Contents>,
     write: Retry,
     tell: Retry,
@@ -35,8 +37,10 @@ pub(super) struct State {
     tidied: u64,
     /// The server has said once what it uses.
     pub heard: bool,
-    /// The server refused a generation; cleared when it serves one that is newer.
-    pub refused: bool,
+    /// Why the server refused a generation; None when it took the last.
+    pub refused: Option<String>,
+    /// Why the last one could not be written.
+    pub write_failed: Option<String>,
     /// The newest on the disk, and the one before it: what the server serves is one of them, or is unknown.
     pub current: Contents,
     before: Contents,
@@ -47,6 +51,7 @@ impl State {
         Self {
             // A fallback is made current again by a generation of its own.
             urgent: !loaded.is_current && loaded.contents.generation != 0,
+            unnamed: !loaded.is_current && loaded.contents.generation != 0,
             writing: None,
             write: Retry::default(),
             tell: Retry::default(),
@@ -54,7 +59,8 @@ impl State {
             last_tidy: 0,
             tidied: 0,
             heard: false,
-            refused: false,
+            refused: None,
+            write_failed: None,
             current: loaded.contents,
             before: Contents::default(),
         }
@@ -101,7 +107,8 @@ impl Core {
 
     fn begin_write(&mut self, now: Now, actions: &mut Vec<Action>) {
         // A fallback says the same as the generation before and must be written all the same.
-        let forced = self.publish.urgent && self.publish.current.generation < self.shelf.generation();
+        let behind = self.publish.current.generation < self.shelf.generation();
+        let forced = (self.publish.urgent && behind) || std::mem::take(&mut self.publish.unnamed);
         self.publish.urgent = false;
         let last = if forced { Contents::default() } else { self.publish.current.clone() };
         self.published_packs();
@@ -118,11 +125,18 @@ impl Core {
             Ok(generation) => {
                 tracing::info!(generation, objects = contents.entries.len(), "published");
                 self.publish.write.succeed(now);
+                self.publish.write_failed = None;
                 self.publish.before = std::mem::replace(&mut self.publish.current, contents);
                 self.publish.tell.succeed(now);
             }
             Err(reason) => {
-                tracing::error!("the catalogue cannot be written: {reason}");
+                if self.publish.write_failed.as_ref() != Some(&reason) {
+                    tracing::error!(
+                        "the catalogue cannot be written: {reason}. The generation before is served on; free space \
+                         there, or make it writable"
+                    );
+                }
+                self.publish.write_failed = Some(reason);
                 self.publish.write.fail(now);
                 self.shelf.not_published();
                 self.publish.urgent = true;
@@ -146,8 +160,12 @@ impl Core {
         }
         match told {
             Tell::Publish => {
-                let refused = matches!(answer, Err(ServerError::Refused(_)));
-                self.publish.refused = refused;
+                let reason = |error: &ServerError| match error {
+                    ServerError::Refused(reason) => Some(reason.clone()),
+                    ServerError::Away(_) => None,
+                };
+                self.publish.refused = answer.as_ref().err().and_then(reason);
+                let refused = self.publish.refused.is_some();
                 if ok {
                     self.publish.tell.succeed(now)
                 } else {
@@ -182,7 +200,8 @@ impl Core {
         let oldest = self.server.as_ref().filter(|status| status.generation != 0).map(|s| s.oldest_in_use);
         let files = self.shelf.unlinkable(oldest, desired);
         let in_work = |file: &FileName| self.fill.is_active_file(file) || self.pack.is_in_work(file);
-        let files: Vec<_> = files.into_iter().filter(|file| !in_work(file)).collect();
+        let removable = |file: &FileName| !in_work(file) && self.volumes.is_writable(file.uuid);
+        let files: Vec<_> = files.into_iter().filter(removable).collect();
         for file in files {
             self.remove_file(&file, actions);
         }

@@ -55,7 +55,12 @@ impl Core {
             generation: status.map_or(0, |status| status.generation),
             holds: self.holdings(),
             volumes: self.volume_reports(),
+            reasons: self.reasons(),
+            // Read when it is sent.
+            clock: None,
             server: status.map(|status| status.figures.clone()),
+            // The shell adds what it found.
+            rot: BTreeMap::new(),
         }
     }
 
@@ -64,8 +69,7 @@ impl Core {
         if self.server.is_none() || (self.volumes.settled() && !self.volumes.any_usable()) {
             return Health::Failed;
         }
-        let degraded = !self.volumes.all_ok() || self.publish.refused || self.fill.asks_for_help();
-        if degraded { Health::Degraded } else { Health::Ok }
+        if self.reasons().is_empty() { Health::Ok } else { Health::Degraded }
     }
 
     /// Of what the server serves now, not of what lies on the disks.
@@ -100,7 +104,7 @@ impl Core {
 
     /// What the served generation names and the server cannot send all the same.
     fn unserved(&self, status: &ServerStatus, contents: &Contents) -> Unserved {
-        let away = self.volumes.slots.iter().filter(|slot| slot.seen != Seen::Is(VolumeState::Ok));
+        let away = self.volumes.slots.iter().filter(|slot| !slot.seen.is_readable());
         let refused = contents.volumes.iter().filter(|uuid| volume::refuses(status, **uuid)).copied();
         let volumes = away.filter_map(|slot| slot.uuid).chain(refused).collect();
         Unserved { files: status.withdrawn.iter().cloned().collect(), volumes }

@@ -16,6 +16,7 @@ const MIB: u64 = 1 << 20;
 struct Scene {
     core: Core,
     ms: u64,
+    clock_off_ms: i64,
     status: ServerStatus,
     volumes: Vec<VolumeId>,
 }
@@ -84,12 +85,12 @@ impl Scene {
         };
         let loaded = Loaded { contents, is_current: true, others: vec![] };
         let core = Core::new(settings, loaded, std::slice::from_ref(manifest), None);
-        Self { core, ms: 0, status, volumes: volumes.to_vec() }
+        Self { core, ms: 0, clock_off_ms: 0, status, volumes: volumes.to_vec() }
     }
 
     fn now(&self) -> Now {
         let since = SignedDuration::from_millis(i64::try_from(self.ms).unwrap());
-        Now { ms: self.ms, wall: Timestamp::UNIX_EPOCH + since }
+        Now { ms: self.ms, wall: Timestamp::UNIX_EPOCH + since, clock_off_ms: self.clock_off_ms }
     }
 
     fn step(&mut self, event: Event) -> Vec<Action> {
@@ -99,7 +100,9 @@ impl Scene {
     /// After so long, server and volumes answer as `self` says.
     fn gather_after(&mut self, ms: u64) -> Vec<Action> {
         self.ms += ms;
-        let probed = |uuid: &VolumeId| Ok(Probed { uuid: *uuid, bytes_total: 1 << 40, bytes_free: 1 << 39 });
+        let probed = |uuid: &VolumeId| {
+            Ok(Probed { uuid: *uuid, bytes_total: 1 << 40, bytes_free: 1 << 39, read_only: false })
+        };
         let volumes = self.volumes.iter().map(probed).collect();
         self.step(Event::Gathered { server: Some(Box::new(self.status.clone())), volumes })
     }
@@ -110,6 +113,21 @@ impl Scene {
 
     fn missing(&mut self) -> Vec<u32> {
         self.core.next_report().holds.missing.0.into_iter().collect()
+    }
+}
+
+#[test]
+fn the_newest_generation_under_a_rotten_current_is_written_again_though_nothing_changed() {
+    let asked = manifest(1, &[(path("film", 1), MIB)]);
+    for is_current in [true, false] {
+        let mut scene = Scene::new(&[A], one_film_on(A), &asked);
+        scene.core.publish =
+            publish::State::new(Loaded { contents: one_film_on(A), is_current, others: vec![] });
+        scene.gather_after(10);
+        let mut actions = scene.scan_found_all(0);
+        actions.extend(scene.gather_after(2_000));
+        let written = actions.iter().any(|action| matches!(action, Action::Write(_)));
+        assert_eq!(written, !is_current);
     }
 }
 
@@ -141,7 +159,7 @@ fn the_same_version_with_other_contents_is_taken_after_registering_anew() {
     let first = manifest(1, &[(path("film", 1), MIB)]);
     scene.step(Event::Manifest(Ok(Some(("\"one\"".to_owned(), Box::new(first))))));
     scene.ms += 10_000;
-    let orders = Orders { manifest_version: 1, drain: false, token_keys_version: String::new() };
+    let orders = Orders { manifest_version: 1, drain: false, token_keys_version: String::new(), clock: None };
     assert_eq!(asks(&scene.step(Event::Reported(Ok(orders)))), None);
     let forgotten = ControlError { call: "report", status: Some(404), what: "unknown".to_owned() };
     let actions = scene.step(Event::Reported(Err(forgotten)));
@@ -248,7 +266,7 @@ fn a_volume_that_comes_later_holds_nothing_up_while_it_is_read() {
     (0..2).for_each(|slot| drop(scene.scan_found_all(slot)));
     scene.ms += 1_000;
     let missing = || Err(VolumeFault::Missing("pulled out".to_owned()));
-    let there = Ok(Probed { uuid: A, bytes_total: 1 << 40, bytes_free: 1 << 39 });
+    let there = Ok(Probed { uuid: A, bytes_total: 1 << 40, bytes_free: 1 << 39, read_only: false });
     let server = Some(Box::new(scene.status.clone()));
     scene.step(Event::Gathered { server, volumes: vec![there, missing()] });
     let actions = scene.gather_after(1_000);

@@ -5,6 +5,9 @@
 //!     ^──────────────── probe or write fails, uuid changes ─────────┴───────────────────┘
 //! ```
 //!
+//! A volume that can be read and not written to is usable: what it holds stays, and nothing is put on it. It is scanned
+//! anew when it can be written to again: what could not be removed meanwhile is found.
+//!
 //! What a volume held is withdrawn the moment it is away; when it is back its files are found by the scan and, if
 //! still wanted, held again once they have been read in full.
 
@@ -17,11 +20,17 @@ use crate::clock::Now;
 use crate::plan::{Space, room_to_pull};
 use crate::volumes::{Probed, Scan, VolumeFault};
 
-/// After a write failed, the volume is left alone for this long.
-const FAILED_MS: u64 = 5 * 60_000;
+/// After a write failed, the volume is left alone for this long; twice as long each time, until something was stored
+/// on it or its disk was taken away.
+const FAILED_MS: u64 = 10_000;
+const FAILED_MS_MAX: u64 = 5 * 60_000;
 /// So long the server must refuse a volume before its objects are withdrawn from the catalogue: a volume that was
 /// just made is unknown to it for a second. The report says at once that they are not served.
 const UNUSABLE_MS: u64 = 3_000;
+
+/// What an operator reads of a volume that can be read only.
+pub(super) const READ_ONLY: &str = "cannot be written to: what it holds is served on and nothing is put on it. If nobody mounted it so, its disk has a \
+     fault (dmesg): replace it, or mount it read-write again";
 
 /// At the start, nothing is pulled, published or unlinked before every volume has been read, or for so long: what lies
 /// on them need not be pulled. One that takes longer, or comes later, holds nothing up: it is left out while it is read.
@@ -45,7 +54,12 @@ pub(super) struct Slot {
     /// Why it is away.
     pub reason: String,
     pub seen: Seen,
+    pub read_only: bool,
+    /// A write was refused, whatever the filesystem says of itself.
+    read_only_until_ms: u64,
     failed_until_ms: u64,
+    /// In a row.
+    failures: u32,
     unusable_since_ms: Option<u64>,
 }
 
@@ -55,6 +69,12 @@ pub(super) enum Seen {
     #[default]
     Unknown,
     Is(VolumeState),
+}
+
+impl Seen {
+    pub fn is_readable(self) -> bool {
+        matches!(self, Self::Is(VolumeState::Ok | VolumeState::ReadOnly))
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,18 +96,18 @@ impl State {
         self.slots.iter().position(|slot| slot.uuid == Some(uuid) && slot.stage == Stage::Usable)
     }
 
-    pub fn usable(&self) -> Vec<VolumeId> {
-        let usable = self.slots.iter().filter(|slot| slot.stage == Stage::Usable);
-        usable.filter_map(|slot| slot.uuid).collect()
+    pub fn is_writable(&self, uuid: VolumeId) -> bool {
+        self.slot_of(uuid).is_some_and(|slot| !self.slots[slot].read_only)
+    }
+
+    pub fn writable(&self) -> Vec<VolumeId> {
+        let writable = self.slots.iter().filter(|slot| slot.stage == Stage::Usable && !slot.read_only);
+        writable.filter_map(|slot| slot.uuid).collect()
     }
 
     /// As last seen, less what is spoken for.
     pub fn free_on(&self, uuid: VolumeId) -> u64 {
         self.slots.iter().find(|slot| slot.uuid == Some(uuid)).map_or(0, |slot| slot.bytes_free)
-    }
-
-    pub fn all_ok(&self) -> bool {
-        self.slots.iter().all(|slot| slot.seen == Seen::Is(VolumeState::Ok))
     }
 
     pub fn any_usable(&self) -> bool {
@@ -115,6 +135,14 @@ impl State {
     }
 }
 
+impl Slot {
+    fn next_wait_ms(&mut self) -> u64 {
+        let wait = FAILED_MS.saturating_mul(1 << self.failures.min(16)).min(FAILED_MS_MAX);
+        self.failures = self.failures.saturating_add(1);
+        wait
+    }
+}
+
 impl Core {
     pub(super) fn drive_volumes(&mut self, now: Now, actions: &mut Vec<Action>) {
         for (slot, volume) in self.volumes.slots.iter_mut().enumerate() {
@@ -137,6 +165,9 @@ impl Core {
                 Ok(probed) => self.on_volume_there(slot, &probed, now),
                 Err(VolumeFault::Missing(what)) => self.lose_slot(slot, VolumeState::Missing, &what),
                 Err(VolumeFault::Failed(what)) => self.lose_slot(slot, VolumeState::Failed, &what),
+                Err(fault @ VolumeFault::InUse { .. }) => {
+                    self.lose_slot(slot, VolumeState::Failed, &fault.to_string());
+                }
             }
         }
         self.drop_vanished();
@@ -175,10 +206,46 @@ impl Core {
         if now.ms < volume.failed_until_ms {
             return;
         }
-        volume.seen = Seen::Is(VolumeState::Ok);
         if volume.stage == Stage::Away {
             volume.stage = Stage::ToScan;
             volume.reason.clear();
+        }
+        let read_only = probed.read_only || now.ms < volume.read_only_until_ms;
+        self.set_read_only(slot, read_only);
+    }
+
+    fn set_read_only(&mut self, slot: usize, read_only: bool) {
+        let volume = &mut self.volumes.slots[slot];
+        volume.seen = Seen::Is(if read_only { VolumeState::ReadOnly } else { VolumeState::Ok });
+        if volume.read_only == read_only {
+            return;
+        }
+        volume.read_only = read_only;
+        let path = self.settings.volumes.get(slot).map(|(path, _)| path.display().to_string());
+        if read_only {
+            tracing::error!(volume = path, "{READ_ONLY}");
+        } else {
+            tracing::info!(volume = path, "the volume can be written to again");
+            self.fill.room_grew = true;
+            if volume.stage == Stage::Usable {
+                volume.stage = Stage::ToScan;
+            }
+        }
+    }
+
+    /// A write was refused: as if the filesystem had said so itself, for a while.
+    pub(super) fn refuse_writes(&mut self, uuid: VolumeId, now: Now) {
+        if let Some(slot) = self.volumes.slot_of(uuid) {
+            let volume = &mut self.volumes.slots[slot];
+            volume.read_only_until_ms = now.ms.saturating_add(volume.next_wait_ms());
+            self.set_read_only(slot, true);
+        }
+    }
+
+    /// Something was stored on it.
+    pub(super) fn volume_worked(&mut self, uuid: VolumeId) {
+        if let Some(slot) = self.volumes.slot_of(uuid) {
+            self.volumes.slots[slot].failures = 0;
         }
     }
 
@@ -208,8 +275,13 @@ impl Core {
         volume.seen = Seen::Is(state);
         volume.stage = Stage::Away;
         reason.clone_into(&mut volume.reason);
+        if state == VolumeState::Missing {
+            // Somebody took it away: what comes back is not what failed.
+            (volume.failures, volume.failed_until_ms, volume.read_only_until_ms) = (0, 0, 0);
+        }
         if news {
-            tracing::error!("volume lost: {reason}");
+            let path = self.settings.volumes.get(slot).map(|(path, _)| path.display().to_string());
+            tracing::error!(volume = path, "volume lost: {reason}");
         }
         let Some(uuid) = volume.uuid else { return };
         if self.shelf.lose_volume(uuid) > 0 {
@@ -223,7 +295,8 @@ impl Core {
     pub(super) fn fail_volume(&mut self, uuid: VolumeId, reason: &str, now: Now) {
         let slot = self.volumes.slots.iter().position(|slot| slot.uuid == Some(uuid));
         let Some(slot) = slot else { return };
-        self.volumes.slots[slot].failed_until_ms = now.ms.saturating_add(FAILED_MS);
+        let volume = &mut self.volumes.slots[slot];
+        volume.failed_until_ms = now.ms.saturating_add(volume.next_wait_ms());
         self.lose_slot(slot, VolumeState::Failed, reason);
     }
 
@@ -269,7 +342,9 @@ impl Core {
     /// The volumes that objects may be put on, and would be served from.
     pub(super) fn spaces(&self) -> Vec<Space> {
         let slots = self.volumes.slots.iter();
-        let usable = slots.filter(|slot| slot.stage == Stage::Usable && slot.unusable_since_ms.is_none());
+        let usable = slots.filter(|slot| {
+            slot.stage == Stage::Usable && slot.unusable_since_ms.is_none() && !slot.read_only
+        });
         usable
             .filter_map(|slot| {
                 let uuid = slot.uuid?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use content::catalogue::file::Catalogue;
-use content::catalogue::{CATALOGUE_FOLDER, CURRENT_NAME, generation_of_name};
+use content::catalogue::{CATALOGUE_FOLDER, CURRENT_NAME, generation_name, generation_of_current};
 use content::control_socket::{ServedVolume, ServerAnswer, ServerRequest, ServerStatus};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -66,9 +66,10 @@ fn answer(request: ServerRequest, state: &Path, world: &mut World) -> Option<Ser
 
 fn load(state: &Path, generation: u64, world: &mut World) {
     let folder = state.join(CATALOGUE_FOLDER);
-    let current = fs::read_to_string(folder.join(CURRENT_NAME)).unwrap();
-    assert_eq!(generation_of_name(&current), Some(generation), "`current` names what is published");
-    let catalogue = Catalogue::open(&folder.join(current.trim())).unwrap();
+    let current = fs::read(folder.join(CURRENT_NAME)).unwrap();
+    let current = generation_of_current(&current).unwrap();
+    assert_eq!(current, Some(generation), "`current` names what is published");
+    let catalogue = Catalogue::open(&folder.join(generation_name(generation))).unwrap();
     catalogue.verify().unwrap();
     world.server.generation = generation;
     let names: Vec<_> = catalogue.files().map(|file| file.number).collect();

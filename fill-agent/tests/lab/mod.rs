@@ -15,7 +15,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use content::catalogue::file::Catalogue;
-use content::catalogue::{CATALOGUE_FOLDER, CURRENT_NAME};
+use content::catalogue::{CATALOGUE_FOLDER, CURRENT_NAME, generation_name, generation_of_current};
 use content::control_socket::{FileName, PublicKey};
 use content::id::{MediaPath, ObjectId};
 use content::manifest::{Manifest, ManifestEntry};
@@ -49,6 +49,23 @@ pub enum Lie {
     Stalls,
     /// Ignores the range and sends all.
     Everything,
+    /// A 206 for the range that was asked for, of an object of another size.
+    WrongTotal,
+    /// A 206 that does not say which range it is.
+    NoRange,
+    /// The right range, said to be longer than it is.
+    LengthTooLong,
+    /// The right range, said and sent shorter than it is.
+    LengthTooShort,
+    /// The right range, of no said length, and then rubbish without end.
+    Endless,
+    /// A byte now and then, without end.
+    Trickle,
+    /// A 302 to itself.
+    Redirect,
+    /// The tree, and then rubbish without end.
+    EndlessTree,
+    TrickledTree,
     WrongTree,
 }
 
@@ -65,12 +82,18 @@ pub struct World {
     pub asked: Vec<(ObjectId, usize, usize)>,
     /// By object: what had been sent of it when its last range was asked for.
     pub sent_before_last: BTreeMap<ObjectId, usize>,
+    /// A better source than the origin: its address. It is nowhere else in this lab.
+    pub better_source: Option<std::net::SocketAddr>,
     pub control_down: bool,
     pub drain: bool,
     pub keys: Vec<PublicKey>,
     pub keys_version: u32,
     pub registered: u32,
     pub forgotten: bool,
+    /// What the control plane says that the time is.
+    pub clock: Option<jiff::Timestamp>,
+    /// Before this instant no source may be used.
+    pub not_before: jiff::Timestamp,
     pub reports: Vec<Report>,
     pub not_modified: u32,
     pub server: FakeServer,
@@ -201,7 +224,7 @@ impl Lab {
         let setup = config::load(&self.config()).unwrap();
         let wait = Duration::from_millis(400);
         let tuning = Tuning {
-            patience: Patience { connect: wait, head: wait, body: wait },
+            patience: Patience { connect: wait, head: wait, body: wait, bytes_per_s_min: 1 << 20 },
             tick: Duration::from_millis(20),
             ..Tuning::default()
         };
@@ -216,20 +239,22 @@ impl Lab {
         Impatient { stop: Some(stop), task, handle: self.runtime.handle().clone() }
     }
 
-    /// What the current generation says: path of the file and size, by the entry's object.
+    /// The file of the current generation.
+    pub fn current(&self) -> PathBuf {
+        let folder = self.path("state").join(CATALOGUE_FOLDER);
+        let current = fs::read(folder.join(CURRENT_NAME)).unwrap();
+        folder.join(generation_name(generation_of_current(&current).unwrap().unwrap()))
+    }
+
+    /// What the current generation says: path of the file and size, by the entry's object; checked in full.
     pub fn catalogue(&self) -> Vec<(ObjectId, u64, PathBuf)> {
         self.places().into_iter().map(|place| (place.object, place.bytes, place.path)).collect()
     }
 
     /// The same, with the place in the file.
     pub fn places(&self) -> Vec<Place> {
-        let folder = self.path("state").join(CATALOGUE_FOLDER);
-        let open = || {
-            let current = fs::read_to_string(folder.join(CURRENT_NAME)).ok()?;
-            Catalogue::open(&folder.join(current.trim())).ok()
-        };
         // An old one is removed while the next becomes current.
-        let catalogue = (0..100).find_map(|_| open()).unwrap();
+        let catalogue = (0..100).find_map(|_| Catalogue::open(&self.current()).ok()).unwrap();
         catalogue.verify().unwrap();
         let volumes = self.volumes_by_uuid();
         let contents = catalogue.contents();

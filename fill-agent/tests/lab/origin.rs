@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use content::fill::{FillAnswer, FillObject, FillRequest, FillSource, SourceKind};
@@ -23,6 +24,8 @@ use tokio::sync::mpsc;
 use super::{Lie, PIECE, Shared, World};
 
 const CHUNK: usize = 16 * 1024;
+/// Far more often than the agent's patience ends.
+const TRICKLE: Duration = Duration::from_millis(50);
 
 /// A body that a task feeds.
 pub struct Feed(mpsc::Receiver<Bytes>);
@@ -100,6 +103,7 @@ fn control(path: &str, body: &[u8], etag: Option<&str>, world: &mut World, addre
                 manifest_version: world.manifest.as_ref().map_or(0, |manifest| manifest.version),
                 drain: world.drain,
                 token_keys_version: world.keys_version.to_string(),
+                clock: world.clock,
             })
         }
         "/v1/agent/token-keys" => {
@@ -109,7 +113,8 @@ fn control(path: &str, body: &[u8], etag: Option<&str>, world: &mut World, addre
         "/v1/agent/fill-sources" => {
             let request: FillRequest = serde_json::from_slice(body).unwrap();
             let objects = request.objects.into_iter().map(|path| {
-                let sources = vec![source(path.object, address)];
+                let addresses = world.better_source.into_iter().chain([address]);
+                let sources = addresses.map(|from| source(path.object, from, world.not_before)).collect();
                 FillObject { path, sources }
             });
             json(&FillAnswer { objects: objects.collect() })
@@ -130,13 +135,13 @@ fn manifest(etag: Option<&str>, world: &mut World) -> Answer {
     answer
 }
 
-fn source(object: ObjectId, address: SocketAddr) -> FillSource {
+fn source(object: ObjectId, address: SocketAddr, not_before: Timestamp) -> FillSource {
     FillSource {
         kind: SourceKind::Origin,
         url: format!("http://{address}/objects/{object}.mp4"),
         tree_url: Some(format!("http://{address}/objects/{object}.obao")),
         headers: [("x-fill".to_owned(), "opens".to_owned())].into(),
-        not_before: Timestamp::UNIX_EPOCH,
+        not_before,
     }
 }
 
@@ -147,7 +152,8 @@ async fn object(name: &str, range: Option<String>, shared: &Shared) -> Answer {
         let mut world = shared.0.lock().unwrap();
         let (data, tree) = world.objects[&id].clone();
         let lies = world.lies.entry(id).or_default();
-        let is_tree_lie = lies.front() == Some(&Lie::WrongTree);
+        let of_tree = [Lie::WrongTree, Lie::EndlessTree, Lie::TrickledTree];
+        let is_tree_lie = lies.front().is_some_and(|lie| of_tree.contains(lie));
         let lie = if is_tree_lie == (extension == "obao") { lies.pop_front() } else { None };
         (data, tree, lie)
     };
@@ -155,7 +161,11 @@ async fn object(name: &str, range: Option<String>, shared: &Shared) -> Answer {
         if lie == Some(Lie::WrongTree) {
             *tree.last_mut().unwrap() ^= 1;
         }
-        return plain(StatusCode::OK, Bytes::from(tree));
+        return match lie {
+            Some(Lie::EndlessTree) => endless(tree, StatusCode::OK, None, Duration::ZERO),
+            Some(Lie::TrickledTree) => endless(vec![], StatusCode::OK, None, TRICKLE),
+            _ => plain(StatusCode::OK, Bytes::from(tree)),
+        };
     }
     let range = range.unwrap();
     let (first, last) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
@@ -173,7 +183,21 @@ async fn object(name: &str, range: Option<String>, shared: &Shared) -> Answer {
         Some(Lie::Silent) => std::future::pending::<()>().await,
         Some(Lie::WrongByte(piece)) => data[piece * PIECE] ^= 1,
         Some(Lie::Everything) => return plain(StatusCode::OK, Bytes::from(data)),
-        Some(Lie::ShortBody | Lie::WrongRange | Lie::Stalls | Lie::WrongTree) | None => {}
+        Some(Lie::Redirect) => {
+            let mut answer = plain(StatusCode::FOUND, Bytes::new());
+            answer.headers_mut().insert("location", format!("/objects/{name}").parse().unwrap());
+            return answer;
+        }
+        Some(Lie::Endless) => {
+            let says = format!("bytes {first}-{last}/{}", data.len());
+            let part = data[first..=last].to_vec();
+            return endless(part, StatusCode::PARTIAL_CONTENT, Some(says), Duration::ZERO);
+        }
+        Some(Lie::Trickle) => {
+            let says = format!("bytes {first}-{last}/{}", data.len());
+            return endless(vec![], StatusCode::PARTIAL_CONTENT, Some(says), TRICKLE);
+        }
+        Some(_) | None => {}
     }
     partial(id, data, first..last + 1, lie, shared)
 }
@@ -186,12 +210,18 @@ fn partial(
     shared: &Shared,
 ) -> Answer {
     let shown = if lie == Some(Lie::WrongRange) { range.start + 1 } else { range.start };
-    let says = format!("bytes {shown}-{}/{}", range.end - 1, data.len());
+    let total = if lie == Some(Lie::WrongTotal) { data.len() + 1 } else { data.len() };
+    let says = format!("bytes {shown}-{}/{total}", range.end - 1);
     let half = range.start + range.len() / 2;
-    let end = if matches!(lie, Some(Lie::ShortBody | Lie::Stalls)) { half } else { range.end };
+    let cut = matches!(lie, Some(Lie::ShortBody | Lie::Stalls | Lie::LengthTooShort));
+    let end = if cut { half } else { range.end };
     let (sender, receiver) = mpsc::channel(1);
     let shared = Arc::clone(shared);
-    let count = range.len();
+    let count = match lie {
+        Some(Lie::LengthTooLong) => range.len() + 1,
+        Some(Lie::LengthTooShort) => end - range.start,
+        _ => range.len(),
+    };
     tokio::spawn(async move {
         let mut at = range.start;
         while at < end {
@@ -218,7 +248,25 @@ fn partial(
         }
     });
     let answer = Response::builder().status(StatusCode::PARTIAL_CONTENT);
-    answer.header(CONTENT_RANGE, says).header(CONTENT_LENGTH, count).body(Feed(receiver)).unwrap()
+    let answer = if lie == Some(Lie::NoRange) { answer } else { answer.header(CONTENT_RANGE, says) };
+    answer.header(CONTENT_LENGTH, count).body(Feed(receiver)).unwrap()
+}
+
+/// These bytes and then rubbish until the client goes: as fast as it takes it, or a byte after each `pause`.
+fn endless(first: Vec<u8>, status: StatusCode, says: Option<String>, pause: Duration) -> Answer {
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let mut part = Bytes::from(first);
+        while sender.send(part).await.is_ok() {
+            tokio::time::sleep(pause).await;
+            part = Bytes::from(vec![b'x'; if pause.is_zero() { CHUNK } else { 1 }]);
+        }
+    });
+    let mut answer = Response::builder().status(status);
+    if let Some(says) = says {
+        answer = answer.header(CONTENT_RANGE, says);
+    }
+    answer.body(Feed(receiver)).unwrap()
 }
 
 fn json(value: &impl serde::Serialize) -> Answer {

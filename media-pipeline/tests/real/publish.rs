@@ -74,6 +74,43 @@ fn a_published_title_is_whole_and_publishing_again_changes_nothing() {
     );
 }
 
+/// What the log of the control plane and of the agents calls the cure must be one.
+#[test]
+fn a_rotten_title_or_object_is_cured_by_publishing_again() {
+    let origin = Origin::new();
+    let film = film(origin.folder.path());
+    origin.publish(&film, "");
+    let (whole, title) = (origin.title_bytes(), origin.title());
+    let path = origin.path().join("titles/film/title.json");
+    let terms = origin.folder.path().join("terms.toml");
+    std::fs::write(&terms, "[[term]]\nterritories = [\"SE\"]\nfrom = \"2026-01-01T00:00:00Z\"\n").unwrap();
+    for byte in [10, whole.len() / 2, whole.len() - 20] {
+        let mut rotten = whole.clone();
+        rotten[byte] ^= 1;
+        std::fs::write(&path, rotten).unwrap();
+        let refused = origin.run(&film, "");
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && said.contains("--terms"), "byte {byte}: {said}");
+        let again = origin.publish(&film, &format!("--terms {}", terms.display()));
+        assert_eq!(
+            (again["outcome"].as_str(), again["chunks_encoded"].as_u64()),
+            (Some("published"), Some(0))
+        );
+        assert_eq!((origin.title().terms.len(), origin.title().streams == title.streams), (1, true));
+    }
+    // From before there were seals: believed once, and sealed.
+    let bare = content::seal::unseal(&whole).unwrap();
+    std::fs::write(&path, bare).unwrap();
+    assert_eq!(origin.publish(&film, "")["outcome"].as_str(), Some("published"));
+    assert_eq!(origin.title_bytes(), whole);
+    // The cure of a rotten object: move it away, publish again.
+    let object = origin.object(&title.streams[0].track);
+    let good = std::fs::read(&object).unwrap();
+    std::fs::remove_file(&object).unwrap();
+    origin.publish(&film, "");
+    assert_eq!(std::fs::read(&object).unwrap(), good);
+}
+
 /// Both objects are what they are named, and so are their trees.
 fn assert_stored(origin: &Origin, stream: &Stream) {
     for object in [&stream.track, &stream.playlist] {
