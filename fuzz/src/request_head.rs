@@ -8,6 +8,7 @@ use std::cell::RefCell;
 
 use appliance::http::decide::{ConnectionMemory, Context, Decision, HeadOutcome, decide};
 use appliance::http::head::{FIELD_ROOM, Head, HeadError, Method, Version};
+use appliance::tuning::Planted;
 use content::box_config::Limits;
 
 use crate::site::{DATA_BYTES, NOW, OFFSET, Site};
@@ -166,7 +167,7 @@ fn slow_path(target: &str, method: Method) -> Option<String> {
 
 /// As a connection does: one request after the other, until one that nothing may follow.
 fn answer_all(text: &[u8], site: &Site) {
-    let context = Context { limits: &site.limits, holdings: &site.holdings };
+    let context = Context { limits: &site.limits, holdings: &site.holdings, planted: Planted::default() };
     let mut memory = ConnectionMemory::default();
     let mut rest = text;
     for _ in 0..16 {

@@ -1,7 +1,8 @@
 //! What an agent finds under `incoming/` when it starts: records, trees and files that a kill, or rot, left behind.
 //!
-//! Input: a byte of flags (1: the tree is patched; 2: no file), a byte that chooses the object's size, six that patch the
-//! tree; a line, the name of one more file; then the record (`$O` is the object's name, `$N` its size).
+//! Input: a byte of flags (1: the tree is patched; 2: no file; 4: the record's seal is not put right; 8: the file waits for
+//! its pack), a byte that chooses the object's size, six that patch the tree; a line, the name of one more file; then the
+//! record (`$O` is the object's name, `$N` its size).
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -10,9 +11,11 @@ use std::path::Path;
 
 use content::checksum::PIECE_BYTES;
 use content::id::ObjectId;
+use content::seal::{seal, unseal};
 use content::tree::{Tree, TreeBuilder};
 use content::volume::{INCOMING_FOLDER, file_name};
-use fill_agent::incoming::{self, Partial};
+use fill_agent::incoming::{self, Begun, Partial};
+use serde_json::Value;
 
 const NUMBER: u64 = 9;
 /// None, one and two pieces, and one byte more than a piece.
@@ -26,7 +29,7 @@ thread_local! {
 
 fn volume() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder for the run");
-    fill_agent::volumes::open(folder.path(), None).expect("an empty folder becomes a volume");
+    fill_agent::volumes::open(folder.path(), None, false).expect("an empty folder becomes a volume");
     folder
 }
 
@@ -54,9 +57,10 @@ fn check(volume: &Path, mut data: &[u8]) {
     let at = |extension: &str| folder.join(format!("{}.{extension}", file_name(NUMBER)));
     let put = |path: &Path, bytes: &[u8]| fs::write(path, bytes).expect("the run's folder can be written");
     put(&at("obao"), &encoded);
+    let record = if flags & 4 == 0 { seal([&record[..], b"\n"].concat()) } else { record };
     put(&at("json"), &record);
     if flags & 2 == 0 {
-        put(&at("part"), b"");
+        put(&at(if flags & 8 == 0 { "part" } else { "ready" }), b"");
     }
     let stray =
         std::str::from_utf8(name).ok().filter(|name| is_file_name(name)).map(|name| folder.join(name));
@@ -65,31 +69,34 @@ fn check(volume: &Path, mut data: &[u8]) {
     }
 
     let found = incoming::leftovers(volume).expect("the run's folder can be read");
-    let expected = Partial { number: NUMBER, object, bytes: u64::try_from(size).expect("it is small") };
-    match &found[..] {
-        [] => {
-            assert_eq!(fs::read_dir(&folder).expect("it is there").count(), 0, "what is of no use is removed")
-        }
-        // A record that counts leads to a tree that its object's name proves: only the real one can. An object of one piece
-        // has no tree but its length: there the piece itself must prove it before it is kept.
-        [one] if one.bytes <= PIECE_BYTES => assert_eq!(one.number, NUMBER),
-        [one] => assert_eq!(one, &expected),
-        _ => panic!("one record, {} downloads", found.len()),
-    }
-    let [one] = &found[..] else { return };
-    let overwritten =
-        stray.as_ref().is_some_and(|stray| [at("json"), at("obao"), at("part")].contains(stray));
+    let [one] = &found[..] else {
+        assert!(found.is_empty(), "one record, {} downloads", found.len());
+        assert_eq!(fs::read_dir(&folder).expect("it is there").count(), 0, "what is of no use is removed");
+        return;
+    };
+    let said: Value = serde_json::from_slice(unseal(&record).expect("a record that counts is sealed"))
+        .expect("a record that counts is JSON");
+    assert_eq!((one.number, said["bytes"].as_u64()), (NUMBER, Some(one.bytes)));
+    assert_eq!(said["object"].as_str(), Some(&*one.object.to_string()));
+    assert_eq!(one.ready, at("ready").exists());
+    let overwritten = stray
+        .as_ref()
+        .is_some_and(|stray| ["json", "obao", "part", "ready"].iter().any(|extension| at(extension) == *stray));
     assert!(overwritten || stray.is_none_or(|stray| !stray.exists()), "a stray file stays");
-    let tree = incoming::stored_tree(volume, NUMBER, one.object).expect("it was found");
-    assert_eq!(tree.object_bytes(), one.bytes);
-    goes_on(volume, one, object, tree);
+    // Without one, a source gives it again.
+    if let Some(tree) = incoming::stored_tree(volume, NUMBER, one.object) {
+        assert_eq!(tree.object_bytes(), one.bytes, "a tree of another length stays");
+        goes_on(volume, one, object, tree);
+    } else {
+        assert!(!at("obao").exists(), "a rotten tree stays");
+    }
 }
 
 /// What can go on starts from what is right: the file is all zeros, so only objects of zeros have any.
 fn goes_on(volume: &Path, found: &Partial, zeros: ObjectId, tree: Tree) {
     let pieces = tree.piece_count();
-    let file =
-        incoming::open(volume, NUMBER, found.object, tree, None).expect("the run's folder can be written");
+    let begun = incoming::begin(volume, NUMBER, found.object, tree, None);
+    let file = begun.and_then(Begun::recover).expect("the run's folder can be written");
     assert!(file.verified() <= pieces);
     let whole = file.verified() == pieces && pieces > 0;
     assert!(

@@ -12,6 +12,7 @@ use content::control_socket::ServerStatus;
 use content::id::{ClusterId, MediaPath, ObjectId};
 use content::manifest::Manifest;
 use content::origin;
+use content::seal::from_sealed;
 use content::title::Title;
 use content::tree::Tree;
 use content::volume::FileKind;
@@ -204,7 +205,7 @@ impl OriginMemory {
             ensure!(self.current == 0, "version {} was current and nothing is now", self.current);
             return Ok(());
         };
-        let value: Value = serde_json::from_slice(&text).context("`current`")?;
+        let value: Value = from_sealed(&text).context("`current`")?;
         let current = value["version"].as_u64().context("`current` names no version")?;
         ensure!(current >= self.current, "they went back from version {} to {current}", self.current);
         self.current = current;
@@ -283,7 +284,7 @@ pub fn of_control(folder: &Path) -> Vec<Complaint> {
             complaints.push(not_yet(format!("the control plane: {} is left over", path.display())));
         } else if path.extension().is_some_and(|extension| extension == "json") {
             let read = fs::read(&path).map_err(anyhow::Error::from);
-            let value = read.and_then(|bytes| Ok(serde_json::from_slice::<Value>(&bytes)?));
+            let value = read.and_then(|bytes| Ok(from_sealed::<Value>(&bytes)?));
             complaints.extend(value.err().map(|cause| grave(format!("{}: {cause:#}", path.display()))));
         }
     }
@@ -297,6 +298,7 @@ pub mod tests {
     };
     use content::id::{Extension, Tier};
     use content::report::ServerFigures;
+    use content::seal::to_sealed;
     use content::volume::{
         Checksums, FILES_FOLDER, Footer, INCOMING_FOLDER, MARKER_NAME, Marker, VolumeId, file_name,
         footer_offset,
@@ -425,7 +427,8 @@ pub mod tests {
         let title = library::invent(&library, "film", &mut Draw::new(1)).unwrap();
         library::put(&library, folder.path(), &title).unwrap();
         fs::create_dir_all(folder.path().join("clusters/lab")).unwrap();
-        fs::write(folder.path().join("clusters/lab/current"), b"{\"version\":0}").unwrap();
+        fs::write(folder.path().join("clusters/lab/current"), to_sealed(&serde_json::json!({"version": 0})))
+            .unwrap();
         let manifest =
             Manifest { cluster: "lab".parse().unwrap(), version: 0, appliances: vec![], entries: vec![] };
         fs::create_dir_all(folder.path().join("clusters/lab/manifests")).unwrap();

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use content::id::{MediaPath, ObjectId, Tier};
 use content::play::PlayAnswer;
+use content::seal::from_sealed;
 use content::title::Title;
 use content::token::{Claims, Signer};
 use jiff::{SignedDuration, Timestamp};
@@ -223,7 +224,7 @@ impl Run {
         let bytes = fs::read(&file).with_context(|| format!("{}", file.display()))?;
         let digest = ObjectId::of(&bytes);
         ensure!(*self.keys.get_or_insert(digest) == digest, "{} has changed", file.display());
-        let value: Value = serde_json::from_slice(&bytes)?;
+        let value: Value = from_sealed(&bytes)?;
         let key = &value["keys"][0];
         let text = key["seed"].as_str().context("no seed")?;
         let seed = base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, text)?;

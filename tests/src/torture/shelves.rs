@@ -14,6 +14,7 @@ use content::catalogue::{
 use content::checksum::crc32c;
 use content::id::ObjectId;
 use content::pack;
+use content::seal::from_sealed;
 use content::tree::Tree;
 use content::volume::{
     FILES_FOLDER, FileKind, Footer, INCOMING_FOLDER, MARKER_NAME, Marker, VolumeId, file_bytes, file_name,
@@ -122,7 +123,7 @@ impl Partial {
         if record.extension()? != "json" {
             return None;
         }
-        let value: Value = serde_json::from_slice(&fs::read(record).ok()?).ok()?;
+        let value: Value = from_sealed(&fs::read(record).ok()?).ok()?;
         let object: ObjectId = value["object"].as_str()?.parse().ok()?;
         let tree = Tree::parse(object, &fs::read(record.with_extension("obao")).ok()?).ok()?;
         let ready = record.with_extension("ready");
