@@ -12,7 +12,7 @@ use std::env::consts::ARCH;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -20,7 +20,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::packages::{self, Package};
 use crate::process::{Launch, Service};
 use crate::stop::Stop;
-use crate::{clock, suite, workspace};
+use crate::{clock, process, suite, workspace};
 
 /// libFuzzer is C++.
 const COMPILER: [Package; 1] = [Package { name: "g++", provides: "c++" }];
@@ -139,26 +139,48 @@ fn chosen(names: &[String]) -> Result<VecDeque<&'static Target>> {
     Ok(TARGETS.iter().filter(|target| names.is_empty() || names.iter().any(|n| n == target.name)).collect())
 }
 
-/// Builds all of them at once. No sanitizer: what they run is safe Rust, but for libraries that have their own fuzzing.
-fn build(stop: &Stop, yes: bool) -> Result<Folders> {
+/// What the build needs beside Rust.
+pub fn prepare(stop: &Stop, yes: bool) -> Result<()> {
     packages::ensure(&COMPILER, yes)?;
     if workspace::find_program("cargo-fuzz").is_none() {
         eprintln!("      installing cargo-fuzz (once)");
         suite::cargo(stop, &["install", "--locked", "cargo-fuzz"])?;
     }
-    let target = workspace::target()?.join("fuzz");
-    let folder = target.to_str().context("the target folder's path is not UTF-8")?;
-    // One code generation unit, cargo-fuzz's default, takes twice as long.
-    suite::cargo(
-        stop,
-        &["fuzz", "build", "--sanitizer", "none", "--codegen-units", "16", "--target-dir", folder],
-    )?;
+    Ok(())
+}
+
+/// Builds all of them at once. No sanitizer: what they run is safe Rust, but for libraries that have their own fuzzing.
+fn build(stop: &Stop, yes: bool) -> Result<Folders> {
+    prepare(stop, yes)?;
+    let target = folder()?;
+    let status = process::run(stop, &mut build_command("0", &target))?;
+    if !status.success() {
+        bail!("cargo fuzz build failed ({status})");
+    }
     let memory = Path::new("/dev/shm");
     let scratch = if memory.is_dir() { memory } else { &target };
     let scratch = scratch.join(format!("oca-fuzz-{}", std::process::id()));
     fs::create_dir_all(&scratch).with_context(|| format!("cannot make {}", scratch.display()))?;
     let binaries = target.join(format!("{ARCH}-unknown-linux-gnu/release"));
     Ok(Folders { binaries, found: target, scratch })
+}
+
+/// After [`prepare`]: as [`workspace::build_release_ahead`].
+pub fn build_ahead(stop: &Stop) -> Result<()> {
+    let mut command = build_command(process::LAST, &folder()?);
+    process::run(stop, command.stdout(Stdio::null()).stderr(Stdio::null())).map(drop)
+}
+
+fn folder() -> Result<PathBuf> {
+    Ok(workspace::target()?.join("fuzz"))
+}
+
+fn build_command(niceness: &str, target: &Path) -> Command {
+    // One code generation unit, cargo-fuzz's default, takes twice as long.
+    let words = ["-n", niceness, "cargo", "fuzz", "build", "--sanitizer", "none", "--codegen-units", "16"];
+    let mut command = process::command(Path::new("nice"), words);
+    command.arg("--target-dir").arg(target).current_dir(workspace::root());
+    command
 }
 
 fn start(target: &'static Target, folders: &Folders, seconds: u64) -> Result<Run> {

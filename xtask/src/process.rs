@@ -21,6 +21,9 @@ use nix::unistd::Pid;
 use crate::clock;
 use crate::stop::{Interrupted, Stop};
 
+/// The niceness of what may only run while nobody else wants the processor.
+pub const LAST: &str = "19";
+
 /// From SIGTERM to SIGKILL.
 const TERM_TO_KILL: Duration = Duration::from_secs(5);
 const KILL_TO_GONE: Duration = Duration::from_secs(5);
