@@ -123,7 +123,8 @@ impl Generation {
 fn named_files(catalogue: &Catalogue) -> Box<[NamedFile]> {
     let named = |(file, place): (FileRecord, u32)| NamedFile { number: file.number, place, entry: NO_ENTRY };
     let mut files: Vec<_> = catalogue.files().zip(0..).map(named).collect();
-    for (entry, place) in catalogue.entries().zip(0..) {
+    for (slot, place) in (0..catalogue.slot_count()).zip(0..) {
+        let Some(entry) = catalogue.entry(slot) else { continue };
         if let Some(file) = usize::try_from(entry.file).ok().and_then(|file| files.get_mut(file)) {
             file.entry = place;
         }

@@ -20,7 +20,7 @@ pub fn run(path: &Path) -> Result<()> {
     contents.entries.sort_unstable_by_key(|entry| entry.key);
     println!("sort_s {:.3}", start.elapsed().as_secs_f64());
     let mut file = File::create(path)?;
-    build::write(&mut contents, &mut file)?;
+    build::write(&contents, &mut file)?;
     println!("write_s {:.3}", start.elapsed().as_secs_f64());
     file.sync_all()?;
     println!("build_s {:.3}", start.elapsed().as_secs_f64());

@@ -1,6 +1,6 @@
 //! What the parts agree on: names, digests, titles, manifests, the catalogue file, tokens, messages (DESIGN §1, §3).
 //!
-//! Knows no other part, opens no socket, and does no IO but one memory-mapped reader (`catalogue::file`).
+//! Knows no other part, opens no socket, and does no IO but to read a catalogue (`catalogue::file`).
 //! Read `id` first, then `title`, `manifest`, `catalogue`.
 
 pub mod box_config;

@@ -232,7 +232,7 @@ impl Shell {
             Action::Write(contents) => {
                 let (folder, generation) = (self.setup.config.state.clone(), contents.generation);
                 self.spawn(async move {
-                    let written = spawn_blocking(move || generations::publish(&folder, *contents)).await;
+                    let written = spawn_blocking(move || generations::publish(&folder, &contents)).await;
                     let written = written.unwrap_or_else(|panic| Err(panic.to_string()));
                     Event::Written(written.map(|()| generation))
                 });

@@ -79,12 +79,12 @@ pub fn remove_temporary(state: &Path) -> io::Result<()> {
 }
 
 /// Writes a generation and makes it current. A kill at any point leaves the old one or the new one current, whole.
-pub fn publish(state: &Path, mut contents: Contents) -> Result<(), String> {
+pub fn publish(state: &Path, contents: &Contents) -> Result<(), String> {
     let folder = state.join(CATALOGUE_FOLDER);
     let name = generation_name(contents.generation);
     let at_fault = |cause: &dyn std::fmt::Display| format!("{}: {cause}", folder.display());
     make_folder(&folder).map_err(|cause| at_fault(&cause))?;
-    let built = write_staged(&folder, &name, |file| build::write(&mut contents, file));
+    let built = write_staged(&folder, &name, |file| build::write(contents, file));
     built.map_err(|cause| at_fault(&cause))?;
     let named = write_whole(&folder, CURRENT_NAME, &current_bytes(contents.generation));
     named.map_err(|cause| at_fault(&cause))
@@ -178,7 +178,7 @@ mod tests {
     fn a_damaged_current_generation_gives_way_to_the_newest_intact_older_one() {
         let state = tempfile::tempdir().unwrap();
         for generation in [1, 2, 3] {
-            publish(state.path(), contents(generation)).unwrap();
+            publish(state.path(), &contents(generation)).unwrap();
         }
         let intact = load(state.path()).unwrap();
         assert_eq!((intact.contents.clone(), intact.is_current), (contents(3), true));
@@ -209,7 +209,7 @@ mod tests {
     fn the_number_of_a_current_generation_whose_file_is_gone_is_not_given_away_again() {
         let state = tempfile::tempdir().unwrap();
         for generation in [1, 2] {
-            publish(state.path(), contents(generation)).unwrap();
+            publish(state.path(), &contents(generation)).unwrap();
         }
         fs::remove_file(state.path().join(CATALOGUE_FOLDER).join(generation_name(2))).unwrap();
         let loaded = load(state.path()).unwrap();
@@ -222,7 +222,7 @@ mod tests {
     fn old_generations_go_when_nobody_uses_them_and_one_stays_to_fall_back_to() {
         let state = tempfile::tempdir().unwrap();
         for generation in 1..=5 {
-            publish(state.path(), contents(generation)).unwrap();
+            publish(state.path(), &contents(generation)).unwrap();
         }
         remove_old(state.path(), 3).unwrap();
         let mut left = list(&state.path().join(CATALOGUE_FOLDER)).unwrap();

@@ -140,15 +140,27 @@ impl Shelf {
         filler::fill(&mut contents, entries, files);
         let folder = self.folder.path().join("state").join(CATALOGUE_FOLDER);
         fs::create_dir_all(&folder)?;
-        catalogue::build::write(&mut contents, File::create(folder.join(generation_name(generation)))?)?;
+        contents.entries.sort_unstable_by_key(|entry| entry.key);
+        catalogue::build::write(&contents, File::create(folder.join(generation_name(generation)))?)?;
         fs::write(folder.join(CURRENT_NAME), catalogue::current_bytes(generation))?;
         Ok(())
     }
 
     /// As the agent does when no request uses it.
     pub fn remove_generation(&self, generation: u64) -> Result<()> {
-        let folder = self.folder.path().join("state").join(CATALOGUE_FOLDER);
-        Ok(fs::remove_file(folder.join(generation_name(generation)))?)
+        Ok(fs::remove_file(self.generation(generation))?)
+    }
+
+    fn generation(&self, generation: u64) -> PathBuf {
+        self.folder.path().join("state").join(CATALOGUE_FOLDER).join(generation_name(generation))
+    }
+
+    /// Whether the server has that generation in memory and no other: a catalogue is all that it locks (`VmLck`).
+    pub fn holds_only(&self, generation: u64) -> Result<bool> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process()?))?;
+        let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:")).context("no VmLck")?;
+        let locked: u64 = locked.trim().trim_end_matches(" kB").parse()?;
+        Ok(locked << 10 == fs::metadata(self.generation(generation))?.len())
     }
 
     pub fn process(&self) -> Result<u32> {

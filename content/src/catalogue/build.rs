@@ -5,43 +5,43 @@ use std::io::{self, Cursor, Seek, SeekFrom, Write};
 
 use super::*;
 use crate::checksum::crc32c;
-use crate::volume::DATA_BYTES_MAX;
+use crate::volume::{ALIGNMENT_BYTES, DATA_BYTES_MAX};
 
 /// What is handed to the file at a time: large enough that calls cost nothing, small enough to stay in a core's cache.
 const BATCH_BYTES: usize = 1 << 18;
 
-/// Writes the file into `out`, which is empty and at its start. Sorts the entries; equal contents give equal bytes.
+/// Writes the file into `out`, which is empty and at its start. The entries ascend by key; equal contents give equal bytes.
 ///
 /// The header is written last. Beside `contents` it needs [`BATCH_BYTES`] and four bytes a page. Syncing is the caller's.
-pub fn write(contents: &mut Contents, out: impl Write + Seek) -> Result<(), CatalogueError> {
-    // Sorted already, as the agent's are, this is one pass.
-    contents.entries.sort_unstable_by_key(|entry| entry.key);
+pub fn write(contents: &Contents, out: impl Write + Seek) -> Result<(), CatalogueError> {
     check(contents)?;
     write_sections(contents, out).map_err(CatalogueError::Unwritable)
 }
 
-/// The bytes of the file: for small ones.
+/// The bytes of the file, whatever the order of the entries: for small ones.
 pub fn to_bytes(mut contents: Contents) -> Result<Vec<u8>, CatalogueError> {
+    contents.entries.sort_unstable_by_key(|entry| entry.key);
     let mut out = Cursor::new(Vec::new());
-    write(&mut contents, &mut out)?;
+    write(&contents, &mut out)?;
     Ok(out.into_inner())
 }
 
 fn write_sections(contents: &Contents, out: impl Write + Seek) -> io::Result<()> {
-    let bits = bucket_bits(contents.entries.len());
+    let homes = homes_for(contents.entries.len());
+    let slot_count = homes.max(places(&contents.entries, homes).last().map_or(0, |last| last + 1));
     let mut pages = Pages::after_the_header(out)?;
     let volumes = pages.section(contents.volumes.iter().map(|id| id.0))?;
     let files = pages.section(contents.files.iter().map(encode_file))?;
-    let buckets = pages.section(bucket_starts(&contents.entries, bits).map(u32::to_le_bytes))?;
-    let entries = pages.section(contents.entries.iter().map(encode_entry))?;
+    let slots = pages.section(slots_of(&contents.entries, homes, slot_count))?;
     let table = sums_table(&pages.sums);
     pages.out.write_all(&table)?;
     let mut header = Vec::with_capacity(HEADER_BYTES);
     header.extend(MAGIC);
     header.extend(CATALOGUE_FORMAT.to_le_bytes());
-    header.extend(bits.to_le_bytes());
-    let counts = [contents.volumes.len(), contents.files.len(), contents.entries.len()].map(wide);
-    let offsets = [volumes, files, buckets, entries, pages.written].map(wide);
+    header.extend([0; 4]);
+    let counts = [&contents.volumes.len(), &contents.files.len(), &contents.entries.len(), &slot_count];
+    let counts = counts.map(|count| wide(*count));
+    let offsets = [volumes, files, slots, pages.written].map(wide);
     let numbers = [contents.generation, contents.next_file, wide(pages.written + table.len())];
     numbers.iter().chain(&counts).chain(&offsets).for_each(|number| header.extend(number.to_le_bytes()));
     header.extend(crc32c(&table).to_le_bytes());
@@ -50,6 +50,25 @@ fn write_sections(contents: &Contents, out: impl Write + Seek) -> io::Result<()>
     pages.out.seek(SeekFrom::Start(0))?;
     pages.out.write_all(&header)?;
     pages.out.flush()
+}
+
+/// The slot of each entry. They are sorted.
+fn places(entries: &[Entry], homes: usize) -> impl Iterator<Item = usize> {
+    let mut next = 0;
+    entries.iter().map(move |entry| {
+        let place = home_of(&entry.key, homes).max(next);
+        next = place + 1;
+        place
+    })
+}
+
+/// Every slot in order, empty ones too.
+fn slots_of(entries: &[Entry], homes: usize, count: usize) -> impl Iterator<Item = [u8; SLOT_BYTES]> {
+    let mut placed = places(entries, homes).zip(entries).peekable();
+    (0..count).map(move |slot| match placed.next_if(|(place, _)| *place == slot) {
+        Some((_, entry)) => encode_entry(entry),
+        None => [0; SLOT_BYTES],
+    })
 }
 
 /// Hands records over in batches of whole pages, and checks each page's sum on the way.
@@ -107,37 +126,22 @@ fn encode_file(file: &FileRecord) -> [u8; FILE_BYTES] {
     record
 }
 
-fn encode_entry(entry: &Entry) -> [u8; ENTRY_BYTES] {
-    let mut record = [0; ENTRY_BYTES];
-    record[..16].copy_from_slice(&entry.key.0);
-    record[16..48].copy_from_slice(entry.object.as_bytes());
-    record[48..56].copy_from_slice(&entry.offset.to_le_bytes());
-    record[56..64].copy_from_slice(&entry.bytes.to_le_bytes());
-    record[64..68].copy_from_slice(&entry.file.to_le_bytes());
-    record[68..72].copy_from_slice(&extension_code(entry.extension).to_le_bytes());
-    record
-}
-
-/// About four entries a bucket: a look-up reads one bucket and one or two cache lines of entries.
-fn bucket_bits(entries: usize) -> u32 {
-    let buckets = (entries / 4).max(1).next_power_of_two();
-    buckets.trailing_zeros().min(BUCKET_BITS_MAX)
-}
-
-/// For each bucket, and one past the last, how many entries are in buckets before it. The entries are sorted.
-fn bucket_starts(entries: &[Entry], bits: u32) -> impl Iterator<Item = u32> {
-    let mut before = 0;
-    (0..=1usize << bits).map(move |bucket| {
-        let here = |entry: &Entry| bucket_of(&entry.key, bits) < bucket;
-        before += entries[before..].iter().take_while(|entry| here(entry)).count();
-        u32::try_from(before).expect("`check` refuses more than 2³² entries")
-    })
+fn encode_entry(entry: &Entry) -> [u8; SLOT_BYTES] {
+    let pages = u32::try_from(entry.offset / ALIGNMENT_BYTES).expect("`check` refuses a greater one");
+    let mut slot = [0; SLOT_BYTES];
+    slot[..16].copy_from_slice(&entry.key.0);
+    slot[16..48].copy_from_slice(entry.object.as_bytes());
+    slot[48..54].copy_from_slice(&entry.bytes.to_le_bytes()[..6]);
+    slot[54] = extension_code(entry.extension);
+    slot[56..60].copy_from_slice(&entry.file.to_le_bytes());
+    slot[60..64].copy_from_slice(&pages.to_le_bytes());
+    slot
 }
 
 fn check(contents: &Contents) -> Result<(), CatalogueError> {
     let refuse = |what| Err(CatalogueError::Inconsistent(what));
-    if contents.entries.windows(2).any(|pair| pair[0].key == pair[1].key) {
-        return refuse("two entries have the same key");
+    if contents.entries.windows(2).any(|pair| pair[0].key >= pair[1].key) {
+        return refuse("two entries have the same key, or are not in its order");
     }
     if u32::try_from(contents.entries.len()).is_err() || u32::try_from(contents.files.len()).is_err() {
         return refuse("more than 2³² entries or files");
@@ -152,10 +156,17 @@ fn check(contents: &Contents) -> Result<(), CatalogueError> {
     if contents.files.iter().any(|file| file.data_bytes > DATA_BYTES_MAX) {
         return refuse("a file larger than any volume");
     }
+    // A slot has 48 bits for the length, which `DATA_BYTES_MAX` bounds, and 32 for the offset's pages.
+    let aligned = |entry: &Entry| {
+        entry.offset.is_multiple_of(ALIGNMENT_BYTES) && u32::try_from(entry.offset / ALIGNMENT_BYTES).is_ok()
+    };
+    if !contents.entries.iter().all(aligned) {
+        return refuse("an entry that starts at no page, or past 16 TiB");
+    }
     let fits = |entry: &Entry| {
         let file = usize::try_from(entry.file).ok().and_then(|index| contents.files.get(index));
         let end = entry.offset.checked_add(entry.bytes);
-        file.zip(end).is_some_and(|(file, end)| end <= file.data_bytes)
+        file.zip(end).is_some_and(|(file, end)| end <= file.data_bytes && entry.bytes < DATA_BYTES_MAX)
     };
     if contents.entries.iter().all(fits) { Ok(()) } else { refuse("an entry outside its file") }
 }

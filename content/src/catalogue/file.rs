@@ -1,15 +1,17 @@
-//! Reads a catalogue in place. The bytes may be rotten: nothing here can panic on them, and a look-up in a
-//! file that was opened but not verified gives None or a wrong entry, never a fault of memory safety.
+//! Reads a catalogue. The bytes may be rotten: nothing here can panic on them, and a look-up in a file that was
+//! opened but not verified gives None or a wrong entry, never a fault of memory safety.
 
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
-use memmap2::Mmap;
+use memmap2::{Advice, MmapMut};
 
 use super::*;
 use crate::checksum::crc32c;
+use crate::volume::ALIGNMENT_BYTES;
 
 /// An open catalogue. Immutable; share it by `Arc`.
 pub struct Catalogue {
@@ -18,20 +20,21 @@ pub struct Catalogue {
 }
 
 enum Bytes {
-    Mapped(Mmap),
+    /// Memory of its own, in huge pages where the system has them.
+    Read(MmapMut),
     Owned(Vec<u8>),
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Header {
-    pub(super) bucket_bits: u32,
     generation: u64,
     next_file: u64,
     total: u64,
+    entry_count: usize,
+    pub(super) homes: usize,
     volumes: Section,
     files: Section,
-    buckets: Section,
-    entries: Section,
+    slots: Section,
     sums: Section,
     pub(super) sums_sum: u32,
 }
@@ -43,14 +46,29 @@ struct Section {
 }
 
 impl Catalogue {
-    /// Maps the file; checks the header and the length and no more.
-    ///
-    /// The file must not change while it is mapped. Ours never does: it is written under another name, synced,
-    /// renamed, and only ever unlinked, which leaves a mapping whole. It lies on the state volume, not on a media disk.
+    /// Reads the file; checks the header and the length and no more.
     pub fn open(path: &Path) -> Result<Self, CatalogueError> {
-        let file = File::open(path)?;
-        let map = map(&file)?;
-        Self::with(Bytes::Mapped(map))
+        Self::open_into(path, |_| {})
+    }
+
+    /// The same; `prepare` is given the memory, whole pages, before the first of it is touched.
+    ///
+    /// Read, not mapped: a look-up in 4 KiB pages waits for the page table as long as for the entry, a disk that fails
+    /// is an error here and not a SIGBUS, and nobody can change what was checked.
+    pub fn open_into(path: &Path, prepare: impl FnOnce(&[u8])) -> Result<Self, CatalogueError> {
+        let mut file = File::open(path)?;
+        let mut start = Vec::new();
+        (&mut file).take(wide(HEADER_BYTES)).read_to_end(&mut start)?;
+        let header = Header::parse(&start)?;
+        let length = usize::try_from(file.metadata()?.len()).map_err(|_| CatalogueError::BadHeader)?;
+        header.check_layout(length)?;
+        let mut memory = MmapMut::map_anon(length)?;
+        // A kernel without them has 4 KiB pages, which are slower and not wrong.
+        memory.advise(Advice::HugePage).ok();
+        prepare(&memory);
+        file.seek(SeekFrom::Start(0))?;
+        file.read_exact(&mut memory)?;
+        Self::with(Bytes::Read(memory))
     }
 
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, CatalogueError> {
@@ -59,6 +77,7 @@ impl Catalogue {
 
     fn with(bytes: Bytes) -> Result<Self, CatalogueError> {
         let header = Header::parse(bytes.all())?;
+        header.check_layout(bytes.all().len())?;
         Ok(Self { bytes, header })
     }
 
@@ -72,7 +91,11 @@ impl Catalogue {
     }
 
     pub fn entry_count(&self) -> usize {
-        self.header.entries.count
+        self.header.entry_count
+    }
+
+    pub fn slot_count(&self) -> usize {
+        self.header.slots.count
     }
 
     pub fn volume_count(&self) -> usize {
@@ -83,23 +106,29 @@ impl Catalogue {
         self.header.files.count
     }
 
-    /// All of it, to be locked in memory or faulted in. Whole pages, if it is mapped.
     pub fn bytes(&self) -> &[u8] {
         self.bytes.all()
     }
 
-    /// The entry of a path. Reads one bucket and the few entries in it; allocates nothing.
+    /// The entry of a path. Reads a few slots that follow one another; allocates nothing.
     pub fn find(&self, key: &CatalogueKey) -> Option<Entry> {
-        let bucket = bucket_of(key, self.header.bucket_bits);
-        let start = usize::try_from(self.bucket(bucket)?).ok()?;
-        let end = usize::try_from(self.bucket(bucket.checked_add(1)?)?).ok()?;
-        let records = self.records::<ENTRY_BYTES>(self.header.entries, start, end)?;
-        let at = records.binary_search_by(|record| record.first_chunk::<16>().cmp(&Some(&key.0))).ok()?;
-        decode_entry(records.get(at)?)
+        let home = home_of(key, self.header.homes);
+        let wanted = u128::from_be_bytes(key.0);
+        for slot in self.slots(home) {
+            let found = slot.first_chunk::<16>().map_or(0, |key| u128::from_be_bytes(*key));
+            if found == wanted {
+                return decode_entry(slot);
+            }
+            if found > wanted || is_empty(slot) {
+                return None;
+            }
+        }
+        None
     }
 
-    pub fn entry(&self, index: usize) -> Option<Entry> {
-        decode_entry(self.record(self.header.entries, index)?)
+    /// None: an empty slot, or none.
+    pub fn entry(&self, slot: usize) -> Option<Entry> {
+        decode_entry(self.record(self.header.slots, slot)?)
     }
 
     pub fn file(&self, index: u32) -> Option<FileRecord> {
@@ -118,8 +147,9 @@ impl Catalogue {
         self.record(self.header.volumes, usize::try_from(index).ok()?).copied().map(VolumeId)
     }
 
+    /// Ascending by key.
     pub fn entries(&self) -> impl Iterator<Item = Entry> + '_ {
-        (0..self.entry_count()).filter_map(|index| self.entry(index))
+        self.slots(0).iter().filter_map(decode_entry)
     }
 
     pub fn files(&self) -> impl Iterator<Item = FileRecord> + '_ {
@@ -150,12 +180,9 @@ impl Catalogue {
         (bytes.get(PAGE..sums).unwrap_or_default(), bytes.get(sums..).unwrap_or_default(), page_of(sums))
     }
 
-    pub(super) fn bucket_table(&self) -> &[[u8; 4]] {
-        self.records(self.header.buckets, 0, self.header.buckets.count).unwrap_or_default()
-    }
-
-    fn bucket(&self, index: usize) -> Option<u32> {
-        self.record(self.header.buckets, index).map(|bytes| u32::from_le_bytes(*bytes))
+    /// From this one on.
+    pub(super) fn slots(&self, first: usize) -> &[[u8; SLOT_BYTES]] {
+        self.records(self.header.slots, first, self.header.slots.count).unwrap_or_default()
     }
 
     fn record<const N: usize>(&self, section: Section, index: usize) -> Option<&[u8; N]> {
@@ -176,35 +203,37 @@ impl Catalogue {
 impl Bytes {
     fn all(&self) -> &[u8] {
         match self {
-            Self::Mapped(map) => map,
+            Self::Read(memory) => memory,
             Self::Owned(bytes) => bytes,
         }
     }
 }
 
-#[expect(unsafe_code, reason = "the one memory-mapped reader of this library (STYLE §5)")]
-fn map(file: &File) -> std::io::Result<Mmap> {
-    // SAFETY: `Mmap::map` asks that the file is not changed while mapped; `Catalogue::open` states why ours is not.
-    unsafe { Mmap::map(file) }
+fn wide(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
 }
 
 fn page_of(offset: usize) -> u64 {
-    u64::try_from(offset.checked_div(PAGE).unwrap_or(0)).unwrap_or(u64::MAX)
+    wide(offset.checked_div(PAGE).unwrap_or(0))
 }
 
-fn decode_entry(record: &[u8; ENTRY_BYTES]) -> Option<Entry> {
-    let (key, rest) = record.split_first_chunk::<16>()?;
+pub(super) fn is_empty(slot: &[u8; SLOT_BYTES]) -> bool {
+    slot.get(54).is_none_or(|code| *code == EMPTY)
+}
+
+fn decode_entry(slot: &[u8; SLOT_BYTES]) -> Option<Entry> {
+    let (key, rest) = slot.split_first_chunk::<16>()?;
     let (object, rest) = rest.split_first_chunk::<32>()?;
-    let (offset, rest) = rest.split_first_chunk::<8>()?;
-    let (bytes, rest) = rest.split_first_chunk::<8>()?;
+    let ([b0, b1, b2, b3, b4, b5, extension, _zero], rest) = rest.split_first_chunk::<8>()?;
     let (file, rest) = rest.split_first_chunk::<4>()?;
+    let pages = u32::from_le_bytes(*rest.first_chunk()?);
     Some(Entry {
         key: CatalogueKey(*key),
         object: ObjectId::from_bytes(*object),
         file: u32::from_le_bytes(*file),
-        offset: u64::from_le_bytes(*offset),
-        bytes: u64::from_le_bytes(*bytes),
-        extension: extension_of_code(u32::from_le_bytes(*rest.first_chunk()?))?,
+        offset: u64::from(pages).saturating_mul(ALIGNMENT_BYTES),
+        bytes: u64::from_le_bytes([*b0, *b1, *b2, *b3, *b4, *b5, 0, 0]),
+        extension: extension_of_code(*extension)?,
     })
 }
 
@@ -225,28 +254,28 @@ impl Header {
         if crc32c(body) != fields.u32()? {
             return Err(CatalogueError::BadHeader);
         }
-        parsed.check_layout(bytes.len())?;
         Ok(parsed)
     }
 
     fn parse_fields(fields: &mut Fields<'_>) -> Result<Self, CatalogueError> {
-        let bucket_bits = fields.u32()?;
+        let _zero = fields.u32()?;
         let [generation, next_file, total] = [fields.u64()?, fields.u64()?, fields.u64()?];
-        let [volumes, files, entries] = [fields.size()?, fields.size()?, fields.size()?];
-        if bucket_bits > BUCKET_BITS_MAX {
+        let [volumes, files, entry_count] = [fields.size()?, fields.size()?, fields.size()?];
+        let slots = fields.size()?;
+        let homes = homes_for(entry_count);
+        if slots < homes {
             return Err(CatalogueError::BadHeader);
         }
-        let buckets = (1usize << bucket_bits).saturating_add(1);
         let mut section = |count| Ok::<_, CatalogueError>(Section { offset: fields.size()?, count });
         Ok(Self {
-            bucket_bits,
             generation,
             next_file,
             total,
+            entry_count,
+            homes,
             volumes: section(volumes)?,
             files: section(files)?,
-            buckets: section(buckets)?,
-            entries: section(entries)?,
+            slots: section(slots)?,
             sums: section(0)?,
             sums_sum: fields.u32()?,
         })
@@ -260,13 +289,8 @@ impl Header {
         }
         let pages = page_of(self.sums.offset).saturating_sub(1);
         let sums = Section { offset: self.sums.offset, count: usize::try_from(pages).unwrap_or(usize::MAX) };
-        let sections = [
-            (self.volumes, VOLUME_BYTES),
-            (self.files, FILE_BYTES),
-            (self.buckets, 4),
-            (self.entries, ENTRY_BYTES),
-            (sums, 4),
-        ];
+        let sections =
+            [(self.volumes, VOLUME_BYTES), (self.files, FILE_BYTES), (self.slots, SLOT_BYTES), (sums, 4)];
         let mut expected = PAGE;
         for (section, size) in sections {
             if section.offset != expected {

@@ -1,5 +1,5 @@
 //! The catalogue: what one appliance does hold. One immutable file that its fill agent publishes and its server
-//! maps and reads in place (DESIGN §3).
+//! reads into memory once and looks up in (DESIGN §3).
 //!
 //! Little-endian; every section starts at a 4 KiB page:
 //!
@@ -7,10 +7,15 @@
 //! header    magic, version, generation, counts, offsets, checksum of the checksum table, checksum of itself
 //! volumes   16 bytes each: uuid
 //! files     24 bytes each: number u64, data bytes u64, volume u32, zero u32
-//! buckets   u32 each, 2^bits + 1 of them: entries whose key starts with b are [bucket b, bucket b+1)
-//! entries   72 bytes each, ascending by key: key 16, object 32, offset u64, bytes u64, file u32, extension u32
+//! slots     64 bytes each: key 16, object 32, bytes u48, extension u8, zero u8, file u32, offset in 4 KiB u32; or zeros
 //! sums      crc32c of each page from page 1 up to here, u32 each
 //! ```
+//!
+//! **Slots.** A key, the start of a BLAKE3, is uniform: read as a fraction of 2¹²⁸ it says at which slot to look, its
+//! *home*. Entries ascend by key, each at its home or, where that is taken, right behind the one before it (linear
+//! probing in order: Amble and Knuth, The Computer Journal 17:2, 1974). There are five homes for four entries, so a
+//! look-up reads on for a line or two, and ends at the entry, at a greater key or at an empty slot. A slot is one line
+//! of the processor's cache: a look-up waits for memory once.
 //!
 //! [`build`] writes it, [`file`] reads it. Opening checks the header and the length; [`file::Catalogue::verify`]
 //! (in [`verify`]) checks every page and every reference, and runs on a helper thread before a generation serves.
@@ -27,7 +32,7 @@ use crate::id::{CatalogueKey, Extension, ObjectId};
 use crate::seal::{SealError, from_sealed, to_sealed};
 use crate::volume::VolumeId;
 
-pub const CATALOGUE_FORMAT: u32 = 1;
+pub const CATALOGUE_FORMAT: u32 = 2;
 /// The folder on the state volume that holds generations, and the file in it that names the current one.
 pub const CATALOGUE_FOLDER: &str = "catalogue";
 pub const CURRENT_NAME: &str = "current";
@@ -36,10 +41,10 @@ const MAGIC: [u8; 8] = *b"OCACATAL";
 const PAGE: usize = 4096;
 const VOLUME_BYTES: usize = 16;
 const FILE_BYTES: usize = 24;
-const ENTRY_BYTES: usize = 72;
+const SLOT_BYTES: usize = 64;
 const HEADER_BYTES: usize = 112;
-/// 2²⁴ buckets at most: one entry in each at 16 million entries.
-const BUCKET_BITS_MAX: u32 = 24;
+/// What a slot of zeros has in the place of an extension.
+const EMPTY: u8 = 0;
 
 /// The name of a generation's file: its number as 16 hexadecimal digits.
 pub fn generation_name(generation: u64) -> String {
@@ -86,8 +91,9 @@ pub struct Entry {
     pub object: ObjectId,
     /// Index into the catalogue's files.
     pub file: u32,
-    /// Into the file's data.
+    /// Into the file's data; a multiple of 4 KiB.
     pub offset: u64,
+    /// Below 2⁴⁸.
     pub bytes: u64,
     pub extension: Extension,
 }
@@ -122,7 +128,7 @@ pub enum CatalogueError {
     Inconsistent(&'static str),
 }
 
-fn extension_code(extension: Extension) -> u32 {
+fn extension_code(extension: Extension) -> u8 {
     match extension {
         Extension::Mp4 => 1,
         Extension::M3u8 => 2,
@@ -130,14 +136,19 @@ fn extension_code(extension: Extension) -> u32 {
     }
 }
 
-fn extension_of_code(code: u32) -> Option<Extension> {
+fn extension_of_code(code: u8) -> Option<Extension> {
     Extension::ALL.into_iter().find(|extension| extension_code(*extension) == code)
 }
 
-/// Which bucket a key is in: its first `bits` bits, read big-endian, so that buckets follow the order of keys.
-fn bucket_of(key: &CatalogueKey, bits: u32) -> usize {
-    let [a, b, c, d, ..] = key.0;
-    let first = u32::from_be_bytes([a, b, c, d]);
-    let bucket = u64::from(first) >> 32u32.saturating_sub(bits);
-    usize::try_from(bucket).unwrap_or(0)
+/// How many slots are some key's home: a fifth stays empty.
+fn homes_for(entries: usize) -> usize {
+    entries.saturating_add(entries.div_ceil(4)).max(1)
+}
+
+/// The slot that a key is at or shortly behind.
+fn home_of(key: &CatalogueKey, homes: usize) -> usize {
+    let [a, b, c, d, e, f, g, h, ..] = key.0;
+    let first = u128::from(u64::from_be_bytes([a, b, c, d, e, f, g, h]));
+    let homes = u128::try_from(homes).unwrap_or(0);
+    usize::try_from(first.wrapping_mul(homes) >> 64).unwrap_or(0)
 }

@@ -46,11 +46,14 @@ fn a_catalogue_reads_back_at_every_size() {
 }
 
 #[test]
-fn a_mapped_file_reads_like_its_bytes() {
+fn a_file_reads_like_its_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(generation_name(9));
     std::fs::write(&path, to_bytes(contents(100)).unwrap()).unwrap();
-    let catalogue = Catalogue::open(&path).unwrap();
+    let mut prepared = 0;
+    let catalogue = Catalogue::open_into(&path, |memory| prepared = memory.len()).unwrap();
+    assert_eq!(prepared, catalogue.bytes().len());
+    assert_eq!(catalogue.bytes(), std::fs::read(&path).unwrap());
     catalogue.verify().unwrap();
     assert_eq!((catalogue.generation(), catalogue.entry_count()), (9, 100));
     assert_eq!(generation_of_name("0000000000000009"), Some(9));
@@ -71,7 +74,9 @@ fn every_flipped_bit_is_noticed() {
 
 #[test]
 fn a_wrong_catalogue_is_not_built() {
-    let breakers: [fn(&mut Contents); 5] = [
+    let breakers: [fn(&mut Contents); 7] = [
+        |c| c.entries[0].offset = 4095,
+        |c| c.entries[0].offset = 1 << 44,
         |c| c.entries[0].key = c.entries[1].key,
         |c| c.entries[0].file = 3,
         |c| c.entries[0].bytes = 1 << 41,
@@ -102,9 +107,9 @@ proptest! {
 }
 
 /// Offset of each section, from the header.
-fn sections(bytes: &[u8]) -> [usize; 5] {
+fn sections(bytes: &[u8]) -> [usize; 4] {
     std::array::from_fn(|section| {
-        let at = 64 + 8 * section;
+        let at = 72 + 8 * section;
         usize::try_from(u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())).unwrap()
     })
 }
@@ -129,8 +134,9 @@ fn refused(bytes: Vec<u8>) -> String {
 #[test]
 fn every_planted_inconsistency_is_refused_though_its_sums_fit() {
     let good = to_bytes(contents(50)).unwrap();
-    let [_, files, buckets, entries, _] = sections(&good);
-    let entry = |index: usize| entries + index * ENTRY_BYTES;
+    let [_, files, slots, sums] = sections(&good);
+    let taken: Vec<_> = (slots..sums).step_by(SLOT_BYTES).filter(|at| good[at + 54] != EMPTY).collect();
+    assert_eq!(taken.len(), 50);
     let put = |at: usize, value: &[u8]| {
         let mut bytes = good.clone();
         bytes[at..at + value.len()].copy_from_slice(value);
@@ -138,26 +144,29 @@ fn every_planted_inconsistency_is_refused_though_its_sums_fit() {
         bytes
     };
     assert_eq!(refused(put(0, b"OCA")), "", "the same bytes");
-    // Two in one bucket, so that no bucket shows it.
-    let top = |index: usize| good[entry(index)] >> 4;
-    let pair = (0..49).find(|index| top(*index) == top(index + 1)).unwrap();
-    let (left, right) = (entry(pair), entry(pair + 1));
-    let mut reversed = good[right..right + ENTRY_BYTES].to_vec();
-    reversed.extend_from_slice(&good[left..left + ENTRY_BYTES]);
+    let pair = taken.windows(2).find(|pair| pair[1] - pair[0] == SLOT_BYTES).unwrap();
+    let slot = |at: usize| &good[at..at + SLOT_BYTES];
+    let swapped = [slot(pair[1]), slot(pair[0])].concat();
+    let empty =
+        (slots..sums).step_by(SLOT_BYTES).find(|at| good[at + 54] == EMPTY && *at > taken[0]).unwrap();
+    let before_it = empty - SLOT_BYTES;
+    let late = [&[0; SLOT_BYTES], slot(before_it)].concat();
+    let last = *taken.last().unwrap();
     let cases = [
         ("unknown volume", put(files + 16, &2u32.to_le_bytes())),
         ("past the next one", put(files, &3u64.to_le_bytes())),
         ("larger than any volume", put(files + 8, &u64::MAX.to_le_bytes())),
-        ("unknown type", put(entry(49) + 68, &9u32.to_le_bytes())),
-        ("outside its file", put(entry(3) + 64, &3u32.to_le_bytes())),
-        ("outside its file", put(entry(3) + 56, &(1u64 << 41).to_le_bytes())),
-        ("outside its file", put(entry(3) + 48, &u64::MAX.to_le_bytes())),
-        ("does not follow", put(left, &reversed)),
-        ("does not follow", put(left, &good[right..right + 16])),
-        ("its bucket", put(entry(0), &[0x7f; 16])),
-        ("its bucket", put(buckets, &1u32.to_le_bytes())),
-        ("its bucket", put(buckets + 4, &49u32.to_le_bytes())),
-        ("past the entries", put(buckets + 4 * 16, &49u32.to_le_bytes())),
+        ("unknown type", put(last + 54, &[9])),
+        ("outside its file", put(taken[3] + 56, &3u32.to_le_bytes())),
+        ("outside its file", put(taken[3] + 48, &(1u64 << 41).to_le_bytes()[..6])),
+        ("outside its file", put(taken[3] + 60, &u32::MAX.to_le_bytes())),
+        ("does not follow", put(pair[1], slot(pair[0]))),
+        ("does not follow", put(pair[1], &slot(pair[0])[..16])),
+        ("does not lead to", put(pair[0], &swapped)),
+        ("does not lead to", put(taken[0], &[0x7f; 16])),
+        ("does not lead to", put(before_it, &late)),
+        ("not all zeros", put(empty, &[1])),
+        ("another number of entries", put(last, &[0; SLOT_BYTES])),
     ];
     for (words, bytes) in cases {
         let said = refused(bytes);
@@ -168,6 +177,7 @@ fn every_planted_inconsistency_is_refused_though_its_sums_fit() {
 /// The slowest obvious reading: every entry is found under its key.
 fn findable(catalogue: &Catalogue) -> bool {
     catalogue.entries().count() == catalogue.entry_count()
+        && (0..catalogue.slot_count()).filter_map(|slot| catalogue.entry(slot)).eq(catalogue.entries())
         && catalogue.entries().all(|entry| catalogue.find(&entry.key) == Some(entry))
 }
 
@@ -175,10 +185,9 @@ proptest! {
     #[test]
     fn what_verifies_is_findable(count in 0u32..60, changes in proptest::collection::vec((0usize..4000, 0u8..4), 0..4)) {
         let mut bytes = to_bytes(contents(count)).unwrap();
-        let [_, _, buckets, _, sums] = sections(&bytes);
+        let [_, _, slots, sums] = sections(&bytes);
         for (place, value) in changes {
-            // In the tables of buckets and entries, little in each so that some changes are harmless.
-            let at = buckets + place % (sums - buckets);
+            let at = slots + place % (sums - slots);
             bytes[at] = value;
         }
         seal(&mut bytes);
@@ -192,6 +201,19 @@ fn what_is_written_does_not_depend_on_the_order_of_the_entries() {
     let (forward, mut backward) = (contents(5000), contents(5000));
     backward.entries.reverse();
     assert_eq!(to_bytes(forward).unwrap(), to_bytes(backward).unwrap());
+}
+
+fn sorted(count: u32) -> Contents {
+    let mut contents = contents(count);
+    contents.entries.sort_unstable_by_key(|entry| entry.key);
+    contents
+}
+
+#[test]
+fn entries_in_another_order_are_refused() {
+    let mut contents = sorted(3);
+    contents.entries.swap(1, 2);
+    assert!(build::write(&contents, std::io::Cursor::new(Vec::new())).is_err());
 }
 
 #[test]
@@ -214,6 +236,6 @@ fn a_disk_that_takes_no_more_is_told_as_such() {
             self.0.seek(to)
         }
     }
-    let error = build::write(&mut contents(5000), Full(std::io::Cursor::default())).unwrap_err();
+    let error = build::write(&sorted(5000), Full(std::io::Cursor::default())).unwrap_err();
     assert!(matches!(error, CatalogueError::Unwritable(_)), "{error}");
 }

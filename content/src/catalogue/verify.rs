@@ -1,11 +1,11 @@
 //! Proves a catalogue before it serves: every page by its checksum, every reference by one walk in the order of the file.
 //!
-//! A look-up of each key would prove the same and wait for memory 30 million times. That every key is found follows from
-//! what one walk sees: keys ascend strictly, and each bucket starts at the first entry that is not below it.
+//! A look-up of each key would prove the same and wait for memory ten million times. That every key is found follows from
+//! what one walk sees: keys ascend strictly, and each entry is at its home or, behind that, right after the one before it.
 
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
-use super::file::Catalogue;
+use super::file::{Catalogue, is_empty};
 use super::*;
 use crate::checksum::crc32c;
 use crate::volume::DATA_BYTES_MAX;
@@ -46,10 +46,18 @@ impl Catalogue {
     }
 
     fn verify_entries(&self) -> Result<(), CatalogueError> {
-        let mut starts = Starts { rest: self.bucket_table(), seen: 0 };
         let mut previous = None;
-        for index in 0..self.entry_count() {
-            let Some(entry) = self.entry(index) else { return refuse("an entry of an unknown type") };
+        let mut count = 0usize;
+        // The first slot that the next entry may be at.
+        let mut next = 0;
+        for (place, slot) in self.slots(0).iter().enumerate() {
+            if is_empty(slot) {
+                if *slot != [0; SLOT_BYTES] {
+                    return refuse("an empty slot that is not all zeros");
+                }
+                continue;
+            }
+            let Some(entry) = self.entry(place) else { return refuse("an entry of an unknown type") };
             let end = entry.offset.checked_add(entry.bytes);
             if self.file(entry.file).zip(end).is_none_or(|(file, end)| end > file.data_bytes) {
                 return refuse("an entry outside its file");
@@ -59,35 +67,17 @@ impl Catalogue {
                 return refuse("an entry whose key does not follow the one before it");
             }
             previous = Some(key);
-            if !starts.are(index, bucket_of(&entry.key, self.header.bucket_bits)) {
-                return refuse("an entry that its bucket does not lead to");
+            if place != home_of(&entry.key, self.header.homes).max(next) {
+                return refuse("an entry that its key does not lead to");
             }
+            next = place.saturating_add(1);
+            count = count.saturating_add(1);
         }
-        // Those past the last entry's, and the one that ends the table.
-        let past_all = starts.rest.len().saturating_add(starts.seen);
-        if starts.are(self.entry_count(), past_all) { Ok(()) } else { refuse("a bucket past the entries") }
-    }
-}
-
-/// The part of the bucket table that the walk has not come to.
-struct Starts<'a> {
-    rest: &'a [[u8; 4]],
-    /// Buckets before `rest`.
-    seen: usize,
-}
-
-impl Starts<'_> {
-    /// Whether all buckets up to this one that the walk has not come to start at this entry.
-    fn are(&mut self, index: usize, bucket: usize) -> bool {
-        while self.seen <= bucket {
-            let Some((start, rest)) = self.rest.split_first() else { break };
-            if usize::try_from(u32::from_le_bytes(*start)) != Ok(index) {
-                return false;
-            }
-            self.rest = rest;
-            self.seen = self.seen.saturating_add(1);
+        if count == self.entry_count() {
+            Ok(())
+        } else {
+            refuse("another number of entries than its header says")
         }
-        true
     }
 }
 

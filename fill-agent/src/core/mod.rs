@@ -20,6 +20,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use content::catalogue::Contents;
 use content::control_socket::{FileName, ServerRequest, ServerStatus};
@@ -132,7 +133,7 @@ pub enum Action {
     Cancel(ObjectId),
     Pack(PackJob),
     CheckPack(PackCheck),
-    Write(Box<Contents>),
+    Write(Arc<Contents>),
     Tell(Tell, ServerRequest),
     Unlink {
         volume: PathBuf,

@@ -6,6 +6,8 @@
 //!
 //! A server that is away is told when it is back; it reads `current` by itself at its start.
 
+use std::sync::Arc;
+
 use content::catalogue::{Contents, Entry};
 use content::control_socket::{FileName, ServerRequest, ServerStatus};
 use content::id::CatalogueKey;
@@ -28,7 +30,8 @@ pub(super) struct State {
     pub urgent: bool,
     /// `current` does not name what we go on from: a generation must be written even if it says the same.
     unnamed: bool,
-    writing: Option<Contents>,
+    /// Shared with who writes it: of millions of entries, a copy would be felt.
+    writing: Option<Arc<Contents>>,
     write: Retry,
     tell: Retry,
     last_ms: u64,
@@ -42,8 +45,8 @@ pub(super) struct State {
     /// Why the last one could not be written.
     pub write_failed: Option<String>,
     /// The newest on the disk, and the one before it: what the server serves is one of them, or is unknown.
-    pub current: Contents,
-    before: Contents,
+    pub current: Arc<Contents>,
+    before: Arc<Contents>,
 }
 
 impl State {
@@ -61,15 +64,18 @@ impl State {
             heard: false,
             refused: None,
             write_failed: None,
-            current: loaded.contents,
-            before: Contents::default(),
+            current: Arc::new(loaded.contents),
+            before: Arc::default(),
         }
     }
 
     /// What the generation that the server serves says, if it is one of ours.
     pub fn served(&self, status: &ServerStatus) -> Option<&Contents> {
         let known = [&self.current, &self.before];
-        known.into_iter().find(|contents| status.generation != 0 && contents.generation == status.generation)
+        known
+            .into_iter()
+            .map(Arc::as_ref)
+            .find(|contents| status.generation != 0 && contents.generation == status.generation)
     }
 }
 
@@ -110,13 +116,14 @@ impl Core {
         let behind = self.publish.current.generation < self.shelf.generation();
         let forced = (self.publish.urgent && behind) || std::mem::take(&mut self.publish.unnamed);
         self.publish.urgent = false;
-        let last = if forced { Contents::default() } else { self.publish.current.clone() };
+        let last = if forced { Arc::default() } else { Arc::clone(&self.publish.current) };
         self.published_packs();
         let Some(contents) = self.shelf.next_generation(&last) else { return };
         self.publish.write.begin();
         self.publish.last_ms = now.ms.max(1);
-        self.publish.writing = Some(contents.clone());
-        actions.push(Action::Write(Box::new(contents)));
+        let contents = Arc::new(contents);
+        self.publish.writing = Some(Arc::clone(&contents));
+        actions.push(Action::Write(contents));
     }
 
     pub(super) fn on_written(&mut self, result: Result<u64, String>, now: Now) {
@@ -174,7 +181,7 @@ impl Core {
                 if refused {
                     // Our own bytes, damaged on their way to the disk or on it: write them again.
                     self.shelf.not_published();
-                    self.publish.current.generation = 0;
+                    Arc::make_mut(&mut self.publish.current).generation = 0;
                     self.publish.urgent = true;
                     self.publish.write.wait_until(now, REFUSED_MS);
                 }

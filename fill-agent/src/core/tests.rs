@@ -328,7 +328,7 @@ impl World {
                 let result = self.check_pack(&check);
                 Some(Event::PackChecked { at: check.at, result })
             }
-            Action::Write(contents) => Some(Event::Written(self.write(*contents))),
+            Action::Write(contents) => Some(Event::Written(self.write(Arc::unwrap_or_clone(contents)))),
             Action::Tell(told, request) => Some(self.tell(told, &request)),
             Action::Unlink { volume, number } => {
                 self.unlink(&volume, number);
