@@ -51,7 +51,7 @@ pub fn catalogue() -> Result<()> {
     let verify = estimate(&target.join("criterion/verify"))? / 1e9;
     rows.push(row("every page and reference of it checked, in memory", NONE, verify, "s", None));
     rows.push(row(
-        "map, lock, check, index and swap it in the server",
+        "read, lock, check, index and swap it in the server",
         NONE,
         median(&swapped, "publish_s")?,
         "s",

@@ -327,6 +327,8 @@ fn remove_leftover(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         // Another start finds it again, once the volume can be written to.
         Err(cause) if cause.kind() == io::ErrorKind::ReadOnlyFilesystem => Ok(()),
+        // A tree that does not fit its record went with the record's check.
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(cause) => Err(cause),
         Ok(()) => {
             tracing::info!("{} was left over and of no use: removed", path.display());
@@ -526,6 +528,16 @@ mod tests {
         assert_eq!(found, [1, 3].map(|number| Partial { number, object: id, bytes: 600_000, ready: false }));
         assert_eq!(fs::read_dir(folder).unwrap().count(), 5);
         assert_eq!(open(volume.path(), 3, id, tree, Some(&encoded)).unwrap().verified(), 1, "it goes on");
+    }
+
+    #[test]
+    fn a_record_without_a_file_and_with_a_tree_of_another_length_is_a_leftover_too() {
+        let (volume, (_, id, encoded)) = (volume(), object(600_000));
+        let put = |extension, bytes: &[u8]| fs::write(incoming_path(volume.path(), 1, extension), bytes).unwrap();
+        put("json", &to_sealed(&Record { object: id, bytes: 1 }));
+        put("obao", &encoded);
+        assert_eq!(leftovers(volume.path()).unwrap(), []);
+        assert_eq!(fs::read_dir(volume.path().join(INCOMING_FOLDER)).unwrap().count(), 0);
     }
 
     #[test]
