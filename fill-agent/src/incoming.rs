@@ -533,7 +533,8 @@ mod tests {
     #[test]
     fn a_record_without_a_file_and_with_a_tree_of_another_length_is_a_leftover_too() {
         let (volume, (_, id, encoded)) = (volume(), object(600_000));
-        let put = |extension, bytes: &[u8]| fs::write(incoming_path(volume.path(), 1, extension), bytes).unwrap();
+        let put =
+            |extension, bytes: &[u8]| fs::write(incoming_path(volume.path(), 1, extension), bytes).unwrap();
         put("json", &to_sealed(&Record { object: id, bytes: 1 }));
         put("obao", &encoded);
         assert_eq!(leftovers(volume.path()).unwrap(), []);

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::stop::Stop;
+use crate::workspace::Profile;
 use crate::{boot, clock, demo, fuzz, packages, process, suite, torture, workspace};
 
 type Step = (&'static str, fn(&Stop) -> Result<()>);
@@ -158,32 +158,26 @@ fn relative_links(text: &str) -> impl Iterator<Item = &str> {
     files.filter(|target| !target.is_empty() && !target.contains("://") && !target.starts_with("mailto:"))
 }
 
-/// A third of the suite's time is spent waiting, for sockets, clocks and deadlines. Meanwhile what the steps behind it need is built.
+/// A third of the suite's time is spent waiting, for sockets, clocks and deadlines. Meanwhile the fuzz targets are built.
 fn tests(stop: &Stop) -> Result<()> {
     fuzz::prepare(stop, true)?;
     let ahead = {
         let stop = stop.clone();
-        std::thread::spawn(move || {
-            workspace::build_release_ahead(&stop)?;
-            fuzz::build_ahead(&stop)
-        })
+        std::thread::spawn(move || fuzz::build_ahead(&stop))
     };
     let tested = suite::run(stop, true);
     ahead.join().map_err(|_| anyhow::anyhow!("the thread that builds ahead panicked"))??;
     tested
 }
 
+/// Here and in the boot, not a release build, which would take as long as the suite: what is looked for is the same in both.
 fn demo_check(stop: &Stop) -> Result<()> {
-    let start = clock::now();
-    let options = demo::Options { yes: true, check: true, ..demo::Options::default() };
-    demo::run(stop, &options)?;
-    eprintln!("      demo --check, its build included: {} s", Duration::as_secs(&start.elapsed()));
-    Ok(())
+    let options = demo::Options { yes: true, check: true, profile: Profile::Dev, ..demo::Options::default() };
+    demo::run(stop, &options)
 }
 
-/// After the demo: it has built the same programs.
 fn smoke_boot(stop: &Stop) -> Result<()> {
-    boot::run(stop, &boot::Options { yes: true, keep: false })
+    boot::run(stop, &boot::Options { yes: true, keep: false, profile: Profile::Dev })
 }
 
 #[cfg(test)]

@@ -7,10 +7,11 @@ use anyhow::{Result, bail};
 use lexopt::prelude::*;
 
 use crate::stop::{Interrupted, Stop};
+use crate::workspace::Profile;
 use crate::{bench, boot, ci, demo, fuzz, simulate, suite, torture};
 
 const HELP: &str = "\
-cargo xtask demo [--yes] [--source FILE]... [--check] [--keep] [--port N] [--data DIR]
+cargo xtask demo [--yes] [--source FILE]... [--check] [--keep] [--dev] [--port N] [--data DIR]
     Source media to a picture in the browser, on this machine: encodes two sample titles (or the films you name),
     starts a control plane and two appliances, and prints the address of the player's page. Ctrl-C ends it all.
       --yes          install missing Debian packages without asking
@@ -18,13 +19,15 @@ cargo xtask demo [--yes] [--source FILE]... [--check] [--keep] [--port N] [--dat
       --check        play to the end without a person, with and without a browser, killing the serving appliance in
                      the middle; exit 0 only if every byte was right and nothing stalled
       --keep         keep the fleet's state, and go on from it next time
+      --dev          programs as the tests build them: sooner built, slower
       --port N       of the page (default 8000; the next free one if it is in use)
       --data DIR     where encoded titles and logs stay (default: demo in cargo's target folder)
 
-cargo xtask boot --smoke [--yes] [--keep]
+cargo xtask boot --smoke [--yes] [--keep] [--dev]
     A whole box under QEMU: Debian's kernel, our static programs, one XFS disk. Fills one title from this machine, compares
     every byte, cuts the power, boots again without a control plane and compares again. Fetches the kernel once.
       --keep         leave the disk, the initramfs and the configuration behind
+      --dev          programs as the tests build them
 
 cargo xtask test [--yes]
     The whole test suite; sets up what it needs, counts skips, fails on one that nobody expects.
@@ -42,8 +45,8 @@ cargo xtask torture [--yes] [--points N] [--seed S]
     printed) draws in the middle of fills, publishes, plans, swaps and deletions, and looks after each whether every promise holds.
 
 cargo xtask ci [--yes]
-    Format, lints, licences, links, the player's bundle, the test suite, a minute of each fuzz target, the demo's check,
-    the smoke boot; each with its time.
+    Format, lints, licences, links, the player's bundle, the test suite, a minute of each fuzz target, twenty
+    points of the torture, the demo's check and the smoke boot (--dev, both); each with its time.
 
 cargo xtask bench catalogue
     Measures on this machine, in a release build, and writes bench/results/catalogue.json.
@@ -159,6 +162,7 @@ fn parse_boot(mut parser: lexopt::Parser) -> Result<boot::Options> {
             Long("smoke") => smoke = true,
             Long("yes") => options.yes = true,
             Long("keep") => options.keep = true,
+            Long("dev") => options.profile = Profile::Dev,
             other => return Err(other.unexpected().into()),
         }
     }
@@ -188,6 +192,7 @@ fn parse_demo(mut parser: lexopt::Parser) -> Result<demo::Options> {
             Long("yes") => options.yes = true,
             Long("check") => options.check = true,
             Long("keep") => options.keep = true,
+            Long("dev") => options.profile = Profile::Dev,
             Long("port") => options.port = parser.value()?.parse()?,
             Long("data") => options.data = Some(PathBuf::from(parser.value()?)),
             Long("source") => options.sources.push(PathBuf::from(parser.value()?)),
@@ -222,13 +227,14 @@ mod tests {
     #[test]
     fn every_option_of_the_demo_is_read() {
         let task = parsed(&[
-            "demo", "--yes", "--check", "--keep", "--port", "9000", "--data", "/d", "--source", "a.mkv",
-            "--source", "b",
+            "demo", "--yes", "--check", "--keep", "--dev", "--port", "9000", "--data", "/d", "--source",
+            "a.mkv", "--source", "b",
         ]);
         let expected = demo::Options {
             yes: true,
             check: true,
             keep: true,
+            profile: Profile::Dev,
             port: 9000,
             data: Some("/d".into()),
             sources: vec!["a.mkv".into(), "b".into()],
@@ -270,7 +276,8 @@ mod tests {
     #[test]
     fn the_smoke_boot_is_named() {
         let task = parsed(&["boot", "--smoke", "--keep"]).unwrap();
-        assert_eq!(task, Task::Boot(boot::Options { yes: false, keep: true }));
+        let expected = boot::Options { yes: false, keep: true, profile: Profile::Release };
+        assert_eq!(task, Task::Boot(expected));
     }
 
     #[test]

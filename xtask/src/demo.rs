@@ -1,7 +1,7 @@
 //! `cargo xtask demo`: from source media to a picture in the browser, through every part.
 //!
 //! ```text
-//! packages -> release build -> samples, publish -> fleet, filled -> page, buttons, until a signal   (or: check)
+//! packages -> build -> samples, publish -> fleet, filled -> page, buttons, until a signal   (or: check)
 //! ```
 //! What stays: in the data folder `sources/`, `origin/` (a cache: encoding is the slow part), `logs/` and `check/`. The fleet's own
 //! files (`run/`) and the control plane's part of the origin go at the end, unless `--keep`.
@@ -20,6 +20,7 @@ use crate::packages;
 use crate::progress::{Line, Steps};
 use crate::samples::{self, Work};
 use crate::stop::Stop;
+use crate::workspace::Profile;
 use crate::{check, clock, process, workspace};
 
 const FILL: Duration = Duration::from_secs(120);
@@ -29,6 +30,7 @@ pub struct Options {
     pub yes: bool,
     pub check: bool,
     pub keep: bool,
+    pub profile: Profile,
     pub port: u16,
     pub data: Option<PathBuf>,
     pub sources: Vec<PathBuf>,
@@ -36,7 +38,15 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { yes: false, check: false, keep: false, port: 8000, data: None, sources: Vec::new() }
+        Self {
+            yes: false,
+            check: false,
+            keep: false,
+            profile: Profile::Release,
+            port: 8000,
+            data: None,
+            sources: Vec::new(),
+        }
     }
 }
 
@@ -49,7 +59,7 @@ pub fn run(stop: &Stop, options: &Options) -> Result<()> {
     let sources = options.sources.iter().map(|source| find_source(source)).collect::<Result<Vec<_>>>()?;
     let _lock = lock(&data)?;
     process::adopt_orphans()?;
-    let result = steps(stop, options, &target.join("release"), &data, &sources);
+    let result = steps(stop, options, &target.join(options.profile.folder()), &data, &sources);
     process::end_orphans();
     if !options.keep {
         remove_run(&data)?;
@@ -80,8 +90,8 @@ fn steps(stop: &Stop, options: &Options, binaries: &Path, data: &Path, sources: 
     packages::ensure(&[&packages::ENCODING[..], browser].concat(), options.yes)?;
     stop.check()?;
 
-    steps.begin("Build (release)");
-    workspace::build_release(stop)?;
+    steps.begin(&format!("Build ({})", options.profile.folder()));
+    workspace::build_programs(stop, options.profile)?;
     workspace::check_binaries(binaries)?;
 
     steps.begin("Titles");

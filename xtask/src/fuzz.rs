@@ -165,7 +165,7 @@ fn build(stop: &Stop, yes: bool) -> Result<Folders> {
     Ok(Folders { binaries, found: target, scratch })
 }
 
-/// After [`prepare`]: as [`workspace::build_release_ahead`].
+/// After [`prepare`]: builds without a word, and only while nothing else wants the processor. What fails, the run says.
 pub fn build_ahead(stop: &Stop) -> Result<()> {
     let mut command = build_command(process::LAST, &folder()?);
     process::run(stop, command.stdout(Stdio::null()).stderr(Stdio::null())).map(drop)

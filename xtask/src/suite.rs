@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::progress::Line;
 use crate::stop::Stop;
+use crate::workspace::Profile;
 use crate::{packages, process, workspace};
 
 /// How the reasons begin that are no defect on some machine.
@@ -67,9 +68,8 @@ pub fn run(stop: &Stop, yes: bool) -> Result<()> {
     let wanted = [&packages::ENCODING[..], &browser_and_node, &breaking_and_archives].concat();
     packages::ensure(&wanted, yes)?;
 
-    eprintln!("==> binaries for the tests that run them");
-    // All targets of the whole workspace: the same features, hence the same artefacts, as `cargo test` below.
-    cargo(stop, &["build", "--workspace", "--bins"])?;
+    eprintln!("==> the tests, and the programs that they run");
+    workspace::build_programs(stop, Profile::Dev)?;
     // Before the tests: some of them play in other people's players, which come with the player's packages.
     prepare_player(stop)?;
     eprintln!("==> cargo test");
@@ -112,6 +112,9 @@ pub fn cargo(stop: &Stop, arguments: &[&str]) -> Result<()> {
 /// Runs a test runner, passes on what it prints, and counts. True if it exits with 0.
 fn tallied(stop: &Stop, program: &str, arguments: &[&str], folder: &Path, tally: &mut Tally) -> Result<bool> {
     let mut command = process::command(Path::new(program), arguments);
+    // Most tests wait more than they compute: for sockets, clocks and deadlines.
+    let threads = std::thread::available_parallelism().map_or(1, usize::from) * 2;
+    command.env("RUST_TEST_THREADS", threads.to_string());
     command.current_dir(folder).stdout(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("cannot start {program}"))?;
     let output = child.stdout.take().context("the runner's output was asked for")?;

@@ -3,7 +3,8 @@
 use anyhow::{Result, bail};
 
 use crate::stop::Stop;
-use crate::{packages, process, suite, workspace};
+use crate::workspace::Profile;
+use crate::{packages, process, workspace};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -22,8 +23,7 @@ impl Default for Options {
 
 pub fn run(stop: &Stop, options: Options) -> Result<()> {
     packages::ensure(&packages::ENCODING, options.yes)?;
-    // As the test suite builds them: there is nothing left to do after it.
-    suite::cargo(stop, &["build", "--workspace", "--bins"])?;
+    workspace::build_programs(stop, Profile::Dev)?;
     let mut arguments = vec!["--points".to_owned(), options.points.to_string()];
     arguments.extend(options.seed.map(|seed| format!("--seed={seed}")));
     let program = workspace::target()?.join("debug").join("torture");

@@ -18,7 +18,7 @@ pub const BINARIES: [(&str, &str); 5] = [
     ("media-pipeline", "oca-media"),
 ];
 
-/// The first program of the smoke boot: package and binary.
+/// The package of the smoke boot's first program.
 const SMOKE_INIT: &str = "smoke-init";
 
 /// The repository's root: this package is the folder `xtask` in it.
@@ -63,27 +63,59 @@ pub fn check_binaries(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Builds the programs that people and boots run, into the folder `release` of the target folder. One build for all: what is asked
-/// for together decides the dependencies' features, and another set of programs would compile them again.
-pub fn build_release(stop: &Stop) -> Result<()> {
-    let status = process::run(stop, &mut release_build("0"))?;
+/// How the programs of a demo or a boot are built.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Profile {
+    /// As they ship.
+    #[default]
+    Release,
+    /// As the tests have them: after those, there is nothing left to build.
+    Dev,
+}
+
+impl Profile {
+    /// Its part of the target folder.
+    pub fn folder(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Dev => "debug",
+        }
+    }
+}
+
+/// Builds the programs that people and tests run; static, if for release. All at once, and for development the tests too:
+/// what is asked for together decides the dependencies' features, and another set would compile them again.
+pub fn build_programs(stop: &Stop, profile: Profile) -> Result<()> {
+    match profile {
+        Profile::Release => {
+            let packages = BINARIES.iter().map(|(package, _)| *package).chain([SMOKE_INIT]);
+            let packages: Vec<_> = packages.flat_map(|package| ["--package", package]).collect();
+            build(stop, &[&["--release", "--bins"], &packages[..]].concat(), true)
+        }
+        Profile::Dev => build(stop, &["--workspace", "--lib", "--bins", "--tests"], false),
+    }
+}
+
+/// The same, and what a box runs is static, whatever the profile.
+pub fn build_for_a_box(stop: &Stop, profile: Profile) -> Result<()> {
+    build_programs(stop, profile)?;
+    if profile == Profile::Release {
+        return Ok(());
+    }
+    // In the place of the others. The test is small, and brings in the features that the tests' dependencies have.
+    let programs = ["--bin", "oca-appliance", "--bin", "oca-fill", "--bin", SMOKE_INIT];
+    build(stop, &[&["--workspace", "--test", "command_line"], &programs[..]].concat(), true)
+}
+
+fn build(stop: &Stop, arguments: &[&str], is_static: bool) -> Result<()> {
+    let mut command = process::command(Path::new("cargo"), ["build"]);
+    command.args(arguments).current_dir(root());
+    if is_static {
+        command.env("RUSTC_WORKSPACE_WRAPPER", root().join(".cargo/static.sh"));
+    }
+    let status = process::run(stop, &mut command)?;
     if !status.success() {
         bail!("the build failed ({status}); cargo's reason is above");
     }
     Ok(())
-}
-
-/// The same without a word, and only while nothing else wants the processor. What fails is said by the next who builds.
-pub fn build_release_ahead(stop: &Stop) -> Result<()> {
-    let mut command = release_build(process::LAST);
-    process::run(stop, command.stdout(Stdio::null()).stderr(Stdio::null())).map(drop)
-}
-
-fn release_build(niceness: &str) -> Command {
-    let mut command = process::command(Path::new("nice"), ["-n", niceness, "cargo", "build", "--release"]);
-    for (package, binary) in BINARIES.into_iter().chain([(SMOKE_INIT, SMOKE_INIT)]) {
-        command.args(["--package", package, "--bin", binary]);
-    }
-    command.env("RUSTC_WORKSPACE_WRAPPER", root().join(".cargo/static.sh")).current_dir(root());
-    command
 }

@@ -28,6 +28,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::progress::{Line, Steps};
 use crate::stop::Stop;
+use crate::workspace::Profile;
 use crate::{clock, packages, ports, process, samples, workspace};
 use machine::Machine;
 use origin::Origin;
@@ -45,6 +46,7 @@ pub struct Options {
     pub yes: bool,
     /// Leave disk, initramfs and configuration behind.
     pub keep: bool,
+    pub profile: Profile,
 }
 
 /// Where everything of one run lies.
@@ -65,7 +67,7 @@ pub fn run(stop: &Stop, options: &Options) -> Result<()> {
         run: data.join("run"),
         logs: data.join("logs"),
         cache: workspace::root().join(".cache/boot"),
-        binaries: target.join("release"),
+        binaries: target.join(options.profile.folder()),
     };
     for folder in [&places.logs, &places.cache] {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
@@ -112,8 +114,8 @@ fn steps(stop: &Stop, options: &Options, places: &Places, target: &Path) -> Resu
     packages::ensure(&[&packages::ENCODING[..], &packages::BOOT].concat(), options.yes)?;
     stop.check()?;
 
-    steps.begin("Build (release, static)");
-    workspace::build_release(stop)?;
+    steps.begin(&format!("Build ({}, static)", options.profile.folder()));
+    workspace::build_for_a_box(stop, options.profile)?;
 
     steps.begin("Kernel, title, initramfs, disk");
     let kernel = kernel::ready(stop, &places.cache)?;
