@@ -8,7 +8,7 @@ import { createHash } from "node:crypto";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { after, before, test } from "node:test";
+import { after, before, describe, test } from "node:test";
 
 import { Chromium, findChromium } from "./lab/chromium.mjs";
 import { Lab } from "./lab/lab.mjs";
@@ -27,7 +27,6 @@ const skip = missing.length > 0 ? `needs ${missing.join(" and ")}, not installed
 
 let folder;
 let title;
-let browser;
 
 // The form in which the whole suite counts skips.
 if (skip) console.log(`SKIP: the player in a browser: ${skip}`);
@@ -36,11 +35,9 @@ before(async () => {
   if (skip) return;
   folder = mkdtempSync(join(tmpdir(), "oca-player-"));
   title = makeTitle(folder, SECONDS);
-  browser = await Chromium.start(chromium);
 });
 
-after(async () => {
-  await browser?.stop();
+after(() => {
   if (folder) rmSync(folder, { recursive: true, force: true });
 });
 
@@ -53,87 +50,82 @@ const KINDS = [
   ["answers with another range", (lab) => lab.order("box-a", "short")],
 ];
 
-for (const [what, trouble] of KINDS) {
-  test(`playback goes on without a stall when the serving appliance ${what}`, { skip, timeout: 60_000 }, async () => {
-    await playing({}, async (lab, page) => {
-      await trouble(lab);
+// Each plays in real time, and mostly waits.
+describe("the player in a browser", { concurrency: 2 }, () => {
+  for (const [what, trouble] of KINDS) {
+    test(`playback goes on without a stall when the serving appliance ${what}`, { skip, timeout: 60_000 }, async () => {
+      await playing({}, async (lab, page) => {
+        await trouble(lab);
+        const result = await toTheEnd(page);
+        assert.equal(result.serving, "box-b");
+        assert.equal(result.switches, 1);
+        // One for the picture and one for the sound, if both were under way; a 404 is learned object by object.
+        assert.ok(result.wastedRequests >= 1 && result.wastedRequests <= 3, `${result.wastedRequests} requests wasted`);
+      });
+    });
+  }
+
+  test("a process killed in the middle of a body costs no more than the rest of that body", { skip, timeout: 60_000 }, async () => {
+    // So slow that there is always a body under way.
+    await playing({ bytesPerSecond: 160_000 }, async (lab, page) => {
+      await lab.kill("box-a");
       const result = await toTheEnd(page);
       assert.equal(result.serving, "box-b");
-      assert.equal(result.switches, 1);
-      // One for the picture and one for the sound, if both were under way; a 404 is learned object by object.
-      assert.ok(result.wastedRequests >= 1 && result.wastedRequests <= 3, `${result.wastedRequests} requests wasted`);
+      const log = await page.evaluate("document.getElementById('log').innerText");
+      assert.match(log, /box-a lost the connection/);
     });
   });
-}
 
-test("a process killed in the middle of a body costs no more than the rest of that body", { skip, timeout: 60_000 }, async () => {
-  // So slow that there is always a body under way.
-  await playing({ bytesPerSecond: 160_000 }, async (lab, page) => {
-    await lab.kill("box-a");
-    const result = await toTheEnd(page);
-    assert.equal(result.serving, "box-b");
-    const log = await page.evaluate("document.getElementById('log').innerText");
-    assert.match(log, /box-a lost the connection/);
+  test("an ended token is renewed in mid-play and no appliance is blamed", { skip, timeout: 60_000 }, async () => {
+    await playing({}, async (lab, page) => {
+      for (const name of ["box-a", "box-b"]) await lab.order(name, "expired");
+      const result = await toTheEnd(page);
+      assert.deepEqual([result.serving, result.switches, result.wastedRequests, lab.plays], ["box-a", 0, 0, 2]);
+    });
   });
-});
 
-test("an ended token is renewed in mid-play and no appliance is blamed", { skip, timeout: 60_000 }, async () => {
-  await playing({}, async (lab, page) => {
-    for (const name of ["box-a", "box-b"]) await lab.order(name, "expired");
-    const result = await toTheEnd(page);
-    assert.deepEqual([result.serving, result.switches, result.wastedRequests, lab.plays], ["box-a", 0, 0, 2]);
+  test("an appliance that is dead from the start costs neither the play nor its playlists", { skip, timeout: 60_000 }, async () => {
+    await visiting({}, async (lab, browser) => {
+      await lab.kill("box-a");
+      const page = await browser.open(addressOf(lab));
+      const result = await toTheEnd(page);
+      assert.equal(result.serving, "box-b");
+      assert.ok(result.startMs < 3_000, `started after ${result.startMs} ms`);
+    });
   });
-});
 
-test("an appliance that is dead from the start costs neither the play nor its playlists", { skip, timeout: 60_000 }, async () => {
-  const lab = await Lab.start(title);
-  try {
-    await lab.kill("box-a");
-    const page = await browser.open(addressOf(lab));
-    const result = await toTheEnd(page);
-    assert.equal(result.serving, "box-b");
-    assert.ok(result.startMs < 3_000, `started after ${result.startMs} ms`);
-    await page.close();
-  } finally {
-    await lab.stop();
-  }
-});
-
-test("when every appliance declines for a while, playback goes on once they are back", { skip, timeout: 60_000 }, async () => {
-  await playing({}, async (lab, page) => {
-    for (const name of ["box-a", "box-b"]) await lab.order(name, "unavailable");
-    await page.until("ocaCheck.waits.at(-1) > 1000", 20_000);
-    for (const name of ["box-a", "box-b"]) await lab.order(name, "good");
-    const result = await toTheEnd(page, { stalls: true });
-    assert.ok(result.waits.length > 0);
-    assert.ok(result.wastedRequests <= 2 * 12, `${result.wastedRequests} requests wasted`);
+  test("when every appliance declines for a while, playback goes on once they are back", { skip, timeout: 60_000 }, async () => {
+    await playing({}, async (lab, page) => {
+      for (const name of ["box-a", "box-b"]) await lab.order(name, "unavailable");
+      await page.until("ocaCheck.waits.at(-1) > 1000", 20_000);
+      for (const name of ["box-a", "box-b"]) await lab.order(name, "good");
+      const result = await toTheEnd(page, { stalls: true });
+      assert.ok(result.waits.length > 0);
+      assert.ok(result.wastedRequests <= 2 * 12, `${result.wastedRequests} requests wasted`);
+    });
   });
-});
 
-test("a refusal is shown in words", { skip, timeout: 60_000 }, async () => {
-  const lab = await Lab.start(title);
-  try {
-    const page = await browser.open(`${addressOf(lab)}&territory=US`);
-    await page.until("window.ocaCheck?.state === 'error'", 10_000);
-    const message = await page.evaluate("document.getElementById('message').innerText");
-    assert.match(message, /Not available where you are/);
-    assert.match(message, /not licensed for the territory US/);
-    await page.close();
-  } finally {
-    await lab.stop();
-  }
-});
+  test("a refusal is shown in words", { skip, timeout: 60_000 }, async () => {
+    await visiting({}, async (lab, browser) => {
+      const page = await browser.open(`${addressOf(lab)}&territory=US`);
+      await page.until("window.ocaCheck?.state === 'error'", 10_000);
+      const message = await page.evaluate("document.getElementById('message').innerText");
+      assert.match(message, /Not available where you are/);
+      assert.match(message, /not licensed for the territory US/);
+    });
+  });
 
-test("another language and subtitles can be chosen while it plays", { skip, timeout: 60_000 }, async () => {
-  await playing({}, async (_lab, page) => {
-    await choose(page, "audio", "Swedish");
-    await choose(page, "subtitles", "English");
-    const result = await toTheEnd(page);
-    const played = new Set(result.fragments.map(({ object }) => object));
-    for (const id of ["audio-sv", "subtitles-en"]) {
-      const stream = title.streams.find((one) => one.id === id);
-      assert.ok(played.has(stream.track.object), `${id} was never fetched`);
-    }
+  test("another language and subtitles can be chosen while it plays", { skip, timeout: 60_000 }, async () => {
+    await playing({}, async (_lab, page) => {
+      await choose(page, "audio", "Swedish");
+      await choose(page, "subtitles", "English");
+      const result = await toTheEnd(page);
+      const played = new Set(result.fragments.map(({ object }) => object));
+      for (const id of ["audio-sv", "subtitles-en"]) {
+        const stream = title.streams.find((one) => one.id === id);
+        assert.ok(played.has(stream.track.object), `${id} was never fetched`);
+      }
+    });
   });
 });
 
@@ -141,16 +133,27 @@ function addressOf(lab) {
   return `${lab.url}/?title=night-train&autoplay=1&check=1&buffer=5&demo=${encodeURIComponent(lab.url)}`;
 }
 
-async function playing(options, act) {
+/** A browser for each: a tab that is not in front does not start to play. */
+async function visiting(options, act) {
   const lab = await Lab.start(title, options);
   try {
-    const page = await browser.open(addressOf(lab));
-    await page.until(`ocaCheck.state === 'error' || ocaCheck.currentTime > ${TROUBLE_AT_S}`, 20_000);
-    await act(lab, page);
-    await page.close();
+    const browser = await Chromium.start(chromium);
+    try {
+      await act(lab, browser);
+    } finally {
+      await browser.stop();
+    }
   } finally {
     await lab.stop();
   }
+}
+
+async function playing(options, act) {
+  await visiting(options, async (lab, browser) => {
+    const page = await browser.open(addressOf(lab));
+    await page.until(`ocaCheck.state === 'error' || ocaCheck.currentTime > ${TROUBLE_AT_S}`, 20_000);
+    await act(lab, page);
+  });
 }
 
 async function toTheEnd(page, { stalls = false } = {}) {

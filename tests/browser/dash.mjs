@@ -1,5 +1,6 @@
 // node dash.mjs MANIFEST PLAYER…: plays a DASH manifest in each of the players named (`dashjs`, `shaka`), each in a headless
-// Chromium of its own. Prints `playing` when all have passed the third second, and at the end one line of JSON: what each page saw.
+// Chromium of its own. Prints the appliance that
+// the manifest of each put first when all have passed the third second, and at the end one line of JSON: what each page saw.
 // The test that starts it (`cases/dash.rs`) judges.
 
 import { createServer } from "node:http";
@@ -31,7 +32,7 @@ try {
   const pages = await Promise.all(players.map((player, index) => browsers[index].open(address(player))));
   const until = (condition, limitMs) => Promise.all(pages.map((page) => page.until(condition, limitMs)));
   await until("ocaCheck.state === 'error' || ocaCheck.currentTime > 3", START_MS);
-  console.log("playing");
+  console.log((await Promise.all(pages.map((page) => page.evaluate("ocaCheck.best")))).join(" "));
   await until("['ended', 'error'].includes(ocaCheck.state)", END_MS);
   const results = await Promise.all(pages.map((page) => page.evaluate("JSON.stringify(ocaCheck)")));
   console.log(`{${players.map((player, index) => `"${player}":${results[index]}`).join(",")}}`);
