@@ -13,9 +13,10 @@
 //!
 //! **Slots.** A key, the start of a BLAKE3, is uniform: read as a fraction of 2¹²⁸ it says at which slot to look, its
 //! *home*. Entries ascend by key, each at its home or, where that is taken, right behind the one before it (linear
-//! probing in order: Amble and Knuth, The Computer Journal 17:2, 1974). There are five homes for four entries, so a
-//! look-up reads on for a line or two, and ends at the entry, at a greater key or at an empty slot. A slot is one line
-//! of the processor's cache: a look-up waits for memory once.
+//! probing in order: Amble and Knuth, The Computer Journal 17:2, 1974). There are three homes for two entries, so a
+//! look-up reads two slots on average (Knuth, The Art of Computer Programming 3, 6.4), which follow one another, and ends
+//! at the entry, at a greater key or at an empty slot. A slot is one line of the processor's cache, and the next line
+//! comes along: a look-up waits for memory once.
 //!
 //! [`build`] writes it, [`file`] reads it. Opening checks the header and the length; [`file::Catalogue::verify`]
 //! (in [`verify`]) checks every page and every reference, and runs on a helper thread before a generation serves.
@@ -140,9 +141,9 @@ fn extension_of_code(code: u8) -> Option<Extension> {
     Extension::ALL.into_iter().find(|extension| extension_code(*extension) == code)
 }
 
-/// How many slots are some key's home: a fifth stays empty.
+/// How many slots are some key's home: a third stays empty.
 fn homes_for(entries: usize) -> usize {
-    entries.saturating_add(entries.div_ceil(4)).max(1)
+    entries.saturating_add(entries.div_ceil(2)).max(1)
 }
 
 /// The slot that a key is at or shortly behind.

@@ -478,6 +478,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::Settings;
+    use super::super::volume::Slot;
     use super::*;
     use crate::generations::Loaded;
 
@@ -551,6 +552,25 @@ mod tests {
         let shrinking: Vec<_> = (1..200).rev().collect();
         assert!(seal_each(&shrinking) <= 13);
         assert_eq!(seal_each(&[1; 1024]), 10, "a binary counter");
+    }
+
+    #[test]
+    fn a_half_dead_pack_waits_for_room_for_what_is_alive_of_it_and_that_is_said_once() {
+        let mut core = core();
+        core.volumes.slots.push(Slot::usable(HERE, 0));
+        let sources: Vec<_> = (0..4).map(|seed| fresh(seed, 10)).collect();
+        write(&mut core, &sources);
+        let (number, live) =
+            core.shelf.packs().iter().map(|(number, pack)| (*number, pack.live_bytes / 4)).next().unwrap();
+        assert_eq!((core.half_dead(HERE), core.pack.no_room.len()), (None, 0), "all of it is alive");
+        for source in &sources[..3] {
+            core.shelf.release(&source.object, false);
+        }
+        assert_eq!((core.half_dead(HERE), core.pack.no_room.len()), (None, 1));
+        core.volumes.slots[0].bytes_free = live * 4 - 1;
+        assert_eq!((core.half_dead(HERE), core.pack.no_room.len()), (None, 1));
+        core.volumes.slots[0].bytes_free = live * 4;
+        assert_eq!((core.half_dead(HERE), core.pack.no_room.len()), (Some(number), 0));
     }
 
     proptest! {

@@ -63,6 +63,13 @@ pub(super) struct Slot {
     unusable_since_ms: Option<u64>,
 }
 
+#[cfg(test)]
+impl Slot {
+    pub fn usable(uuid: VolumeId, bytes_free: u64) -> Self {
+        Self { uuid: Some(uuid), stage: Stage::Usable, bytes_free, ..Self::default() }
+    }
+}
+
 /// `content`'s state of a volume, plus the time before the first look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Seen {
