@@ -270,9 +270,10 @@ fn byte_range(line: &str) -> Option<&str> {
     range.trim_start_matches('"').split(['"', ',']).next()
 }
 
-/// `n[@o]` and no more: `m3u8-rs` reads as far as it understands and overlooks the rest of the line.
+/// `n[@o]` and no more: `m3u8-rs` reads as far as it understands and overlooks the rest of the line, an offset of more than
+/// 64 bits too.
 fn is_byte_range(text: &str) -> bool {
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let is_number = |text: &str| text.bytes().all(|b| b.is_ascii_digit()) && text.parse::<u64>().is_ok();
     text.split_once('@').map_or(is_number(text), |(count, offset)| is_number(count) && is_number(offset))
 }
 
@@ -406,6 +407,15 @@ mod tests {
             }
         }
         assert!(parse(&GOOD.replace("1000@900", "1000@900 ")).is_ok());
+    }
+
+    /// Found by fuzzing: read as if no offset were there.
+    #[test]
+    fn a_byte_range_that_begins_beyond_64_bits_is_refused() {
+        for (range, wide) in [("1000@900", "1000@"), ("800@0", "800@")] {
+            let text = GOOD.replace(range, &format!("{wide}18446744073709551616"));
+            assert!(matches!(parse(&text), Err(PlaylistError::Grammar(..))), "{text}");
+        }
     }
 
     /// Found by fuzzing: a film with a hole, silently.
