@@ -19,10 +19,12 @@ use crate::disk::uring::UringDisk;
 use crate::holdings::{Holdings, VolumeIndex};
 use crate::memory::{Mailbox, Memory};
 use crate::metrics::{VolumeCounters, WorkerCounters};
+use crate::ring::measure::measure;
 use crate::ring::uring::{RingError, UringKernel, UringRing};
-use crate::sys::arena::Arena;
+use crate::sys::arena::{Arena, Block};
 use crate::sys::{EventWaker, Wake};
 use crate::tuning::Tuning;
+use crate::ways::{self, Chosen};
 use crate::worker::{TURNED_AWAY_MAX, Worker, WorkerSetup, mailbox_size};
 
 /// How long a worker that stops waits for what is in flight.
@@ -38,6 +40,18 @@ pub struct EngineSetup {
     pub memory_bytes: u64,
     pub limits: Limits,
     pub holdings: Arc<Holdings>,
+    pub way: WaySetup,
+    pub tuning: Tuning,
+}
+
+/// How blocks leave.
+pub enum WaySetup {
+    Known(Chosen),
+    /// It is to be measured, and the figures are to be kept in this folder as this machine's.
+    Measure {
+        state: PathBuf,
+        machine: String,
+    },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +74,7 @@ pub struct Engine {
     disks: Vec<(Thread, DiskHandle)>,
     stop: Arc<AtomicBool>,
     memory: Arc<Memory>,
+    way: Chosen,
 }
 
 struct Thread {
@@ -70,9 +85,11 @@ struct Thread {
 impl Engine {
     /// Serves once it returns: all memory is there, every ring was made.
     pub fn start(setup: EngineSetup) -> Result<Self, EngineError> {
-        let tuning = Tuning::default();
+        let tuning = setup.tuning.clone();
         let count = usize::try_from(setup.memory_bytes).unwrap_or(usize::MAX) / tuning.block_bytes;
         let (arena, blocks) = Arena::new(tuning.block_bytes, count).map_err(EngineError::Memory)?;
+        let (way, blocks) = find_way(&setup.way, &arena, blocks, &tuning);
+        tracing::info!(way = way.way.name(), why = way.why, "how blocks leave memory");
         let wakers = (0..setup.workers.len()).map(|_| EventWaker::new()).collect::<Result<Vec<_>, _>>();
         let wakers = wakers.map_err(EngineError::Thread)?;
         let mailbox = |waker: &Arc<EventWaker>| Mailbox {
@@ -82,7 +99,7 @@ impl Engine {
         let mailboxes: Vec<_> = wakers.iter().map(mailbox).collect();
         let answers: Vec<_> = mailboxes.iter().map(|mailbox| mailbox.answers.clone()).collect();
         let memory = Memory::new(arena, blocks, setup.volumes.len(), mailboxes, tuning.planted);
-        let mut engine = Self { workers: Vec::new(), disks: Vec::new(), stop: Arc::default(), memory };
+        let mut engine = Self { workers: Vec::new(), disks: Vec::new(), stop: Arc::default(), memory, way };
         engine.start_disks(&setup, &tuning)?;
         engine.start_workers(setup, &tuning, wakers, answers)?;
         Ok(engine)
@@ -140,11 +157,12 @@ impl Engine {
                 tuning: tuning.clone(),
             };
             let (arena, ring_waker) = (self.memory.arena().clone(), waker.clone());
+            let way = self.way.way;
             let slots = setup.limits.connections_max + TURNED_AWAY_MAX;
             let handle = start_thread(format!("worker-{index}"), move |ready| {
                 let made = UringKernel::new(arena, ring_waker, slots).map_err(EngineError::Ring);
                 if let Some(kernel) = tell(&ready, made) {
-                    let ring = UringRing::new(kernel, worker.tuning.planted);
+                    let ring = UringRing::new(kernel, way, worker.tuning.planted);
                     let ended = Worker::new(worker, ring).run(STOP_MS_MAX);
                     // A ring that the kernel refuses is nothing that serving can go on without.
                     ended.expect("io_uring_enter of a worker's ring failed");
@@ -153,6 +171,10 @@ impl Engine {
             self.workers.push(Thread { handle, waker });
         }
         Ok(())
+    }
+
+    pub fn way(&self) -> &Chosen {
+        &self.way
     }
 
     /// Makes every worker and every disk thread look again at what `Holdings` says.
@@ -172,6 +194,22 @@ impl Engine {
         }
         // Not joined: a disk that hangs would hold us up, and they own nothing that has to be put in order.
         self.disks.iter().for_each(|(_, handle)| handle.stop());
+    }
+}
+
+fn find_way(
+    setup: &WaySetup,
+    arena: &Arc<Arena>,
+    blocks: Vec<Block>,
+    tuning: &Tuning,
+) -> (Chosen, Vec<Block>) {
+    match setup {
+        WaySetup::Known(chosen) => (chosen.clone(), blocks),
+        WaySetup::Measure { state, machine } => {
+            let mut blocks: Vec<_> = blocks.into_iter().map(Some).collect();
+            let measured = measure(arena, &mut blocks, tuning);
+            (ways::conclude(measured, state, machine), blocks.into_iter().flatten().collect())
+        }
     }
 }
 

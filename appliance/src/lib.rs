@@ -23,5 +23,6 @@ mod simulation;
 pub mod sys;
 pub mod tuning;
 pub mod volume_watch;
+pub mod ways;
 pub mod wheel;
 pub mod worker;

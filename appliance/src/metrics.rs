@@ -178,6 +178,8 @@ pub struct Gauges {
     pub withdrawn: u64,
     /// By volume: the label and whether it is usable.
     pub volumes: Vec<(String, bool)>,
+    /// By resource: the bits per second that it carries.
+    pub capacity: Vec<(&'static str, u64)>,
     /// How often rot was found: see `rot`.
     pub rot: BTreeMap<RotPlace, u64>,
 }
@@ -211,6 +213,8 @@ impl Metrics {
         let mut families = self.worker_families();
         families.extend(self.volume_families(gauges));
         families.extend(gauge_families(gauges));
+        // The encoder refuses a family without samples.
+        families.extend(Some(capacity_family(gauges)).filter(|_| !gauges.capacity.is_empty()));
         families.push(rot_family(gauges));
         TextEncoder::new().encode_to_string(&families).unwrap_or_default()
     }
@@ -325,6 +329,13 @@ impl VolumeTotals {
     }
 }
 
+fn capacity_family(gauges: &Gauges) -> MetricFamily {
+    let gauge = MetricType::GAUGE;
+    let resources = gauges.capacity.iter().map(|(name, bits)| sample(gauge, &[("resource", name)], *bits));
+    let help = "What each resource would carry: the least is the box's capacity.";
+    family("oca_capacity_bits_per_second", help, gauge, resources.collect())
+}
+
 fn rot_family(gauges: &Gauges) -> MetricFamily {
     let counter = MetricType::COUNTER;
     let found = gauges
@@ -437,6 +448,7 @@ mod tests {
             generation: 7,
             volumes: vec![("/srv/v1".to_owned(), true)],
             rot: crate::rot::counts(),
+            capacity: vec![("cpu", 40_000_000_000)],
             ..Gauges::default()
         };
         let text = metrics.exposition(&gauges);
@@ -456,6 +468,7 @@ mod tests {
             "oca_volume_read_seconds_count{volume=\"/srv/v1\"} 1",
             "oca_volume_read_seconds_bucket{volume=\"/srv/v1\",le=\"0.000512\"} 0",
             "oca_volume_read_seconds_bucket{volume=\"/srv/v1\",le=\"0.001024\"} 1",
+            "oca_capacity_bits_per_second{resource=\"cpu\"} 40000000000",
             "oca_rot_found_total{place=\"marker\"} 0",
             "oca_catalogue_generation 7",
         ] {

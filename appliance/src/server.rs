@@ -25,11 +25,13 @@ use tokio::sync::oneshot;
 
 use crate::clock::Now;
 use crate::config::StartError;
-use crate::engine::{Engine, EngineSetup};
+use crate::engine::{Engine, EngineSetup, WaySetup};
 use crate::holdings::{Holdings, Volume, VolumeIndex};
 use crate::metrics::Metrics;
 use crate::service::Service;
+use crate::tuning::Tuning;
 use crate::volume_watch::Read;
+use crate::ways::{self, Carried};
 use crate::{agent_socket, generations, keys, management, sys, volume_watch};
 
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
@@ -72,8 +74,13 @@ impl Server {
             sockets.management.local_addr().map_err(|cause| host("the management port", &cause))?;
         let engine = Engine::start(engine_setup(&config, sockets.media, &metrics, &holdings));
         let engine = engine.map_err(|cause| StartError::Host(cause.to_string()))?;
+        let link = sys::machine::link_bits_per_second();
+        let capacity = ways::capacity(engine.way().cost, workers, link);
+        tracing::info!(?capacity, "what this box can carry");
+        let carried = Carried { way: engine.way().clone(), capacity };
         let engine = Arc::new(Mutex::new(Some(engine)));
-        let service = Arc::new(make_service(config, Arc::clone(&holdings), metrics, started, &engine));
+        let service =
+            Arc::new(make_service(config, Arc::clone(&holdings), metrics, started, carried, &engine));
         let shell = Shell::start(sockets.agent, sockets.management, Arc::clone(&service))?;
         let watches = watch_volumes(&service.config, &holdings)?;
         Ok(Self { service, listen, management, engine, shell, _state_lock: state_lock, _watches: watches })
@@ -207,7 +214,15 @@ fn engine_setup(
         memory_bytes: config.server.memory_mib.saturating_mul(1 << 20),
         limits: config.server.limits.clone(),
         holdings: Arc::clone(holdings),
+        way: way_setup(config),
+        tuning: Tuning::default(),
     }
+}
+
+fn way_setup(config: &BoxConfig) -> WaySetup {
+    let machine = sys::machine::name();
+    let known = ways::known(config.server.way, &config.state, &machine);
+    known.map_or_else(|| WaySetup::Measure { state: config.state.clone(), machine }, WaySetup::Known)
 }
 
 fn make_service(
@@ -215,6 +230,7 @@ fn make_service(
     holdings: Arc<Holdings>,
     metrics: Metrics,
     started: Now,
+    carried: Carried,
     engine: &Arc<Mutex<Option<Engine>>>,
 ) -> Service {
     let engine = Arc::clone(engine);
@@ -223,7 +239,7 @@ fn make_service(
             engine.wake();
         }
     };
-    Service::new(config, holdings, metrics, started, Box::new(wake))
+    Service::new(config, holdings, metrics, started, carried, Box::new(wake))
 }
 
 fn watch_volumes(config: &BoxConfig, holdings: &Arc<Holdings>) -> Result<Vec<Sender<()>>, StartError> {

@@ -20,6 +20,7 @@ use crate::disk::READS_MAX;
 use crate::holdings::{Holdings, VolumeIndex};
 use crate::metrics::{Gauges, Metrics, Totals, VolumeTotals};
 use crate::volume_watch::{self, Read};
+use crate::ways::{Capacity, Carried};
 use crate::{generations, keys, rot};
 
 /// So often a publication starts over because `current` moved on while a generation was loaded.
@@ -32,6 +33,7 @@ pub struct Service {
     pub holdings: Arc<Holdings>,
     pub metrics: Metrics,
     started: Now,
+    carried: Carried,
     /// The program ends: no agent lifts the drain any more.
     stopping: Mutex<bool>,
     pace: Mutex<Pace>,
@@ -74,6 +76,11 @@ pub struct Health {
     pub draining: bool,
     pub token_keys: usize,
     pub volumes: Vec<VolumeHealth>,
+    /// What the box can carry.
+    pub capacity: Capacity,
+    /// How blocks leave memory, and why so.
+    pub way: &'static str,
+    pub way_reason: String,
     /// Why the status is not `ok`.
     pub reasons: Vec<String>,
 }
@@ -92,12 +99,13 @@ impl Service {
         holdings: Arc<Holdings>,
         metrics: Metrics,
         started: Now,
+        carried: Carried,
         wake: Box<dyn Fn() + Send + Sync>,
     ) -> Self {
         let pace = Mutex::new(Pace { at: started, ..Pace::default() });
         let (stopping, publishing) = (Mutex::default(), Mutex::default());
         let unsaved_keys = Mutex::default();
-        Self { config, holdings, metrics, started, stopping, pace, publishing, unsaved_keys, wake }
+        Self { config, holdings, metrics, started, carried, stopping, pace, publishing, unsaved_keys, wake }
     }
 
     /// Does what the agent asks. May read the state volume for seconds.
@@ -288,6 +296,7 @@ impl Service {
             memory_hits: totals.memory_hits,
             memory_misses: totals.memory_misses,
             rate_bps,
+            capacity_bps: self.carried.capacity.bits_per_second,
         }
     }
 
@@ -295,15 +304,20 @@ impl Service {
         now.0.saturating_sub(self.started.0) / 1_000_000
     }
 
-    /// The resource nearest to its limit, and what is left of it. What the link carries is not known here.
+    /// The resource nearest to its limit, and what is left of it.
     fn limit(&self) -> (&'static str, f64) {
         let workers = count(self.metrics.workers.len());
         let most = count(self.config.server.limits.connections_max);
         let connections = ratio(self.metrics.totals().connections, most.saturating_mul(workers));
-        let busiest = lock(&self.pace).disks.iter().map(|disk| disk.1).fold(0.0, f64::max);
+        let pace = lock(&self.pace);
+        let busiest = pace.disks.iter().map(|disk| disk.1).fold(0.0, f64::max);
         // As many as the disk takes at a time: more wait in its queue.
         let disk = busiest / ratio(count(READS_MAX), 1);
-        let (name, used) = if disk > connections { ("disk", disk) } else { ("connections", connections) };
+        let carried = self.carried.capacity.resources.iter();
+        let carried = carried.map(|(name, bits)| (*name, ratio(pace.rate_bps, *bits)));
+        let all = [("connections", connections), ("disk", disk)].into_iter().chain(carried);
+        let nearest = all.max_by(|one, other| one.1.total_cmp(&other.1));
+        let (name, used) = nearest.unwrap_or(("none", 0.0));
         (if used >= LIMITING_FROM { name } else { "none" }, (1.0 - used).clamp(0.0, 1.0))
     }
 
@@ -331,7 +345,20 @@ impl Service {
             (true, false, false) => Condition::Degraded,
         };
         let oldest_in_use = self.holdings.oldest_in_use();
-        Health { status, generation, oldest_in_use, draining, token_keys, volumes, reasons }
+        let Carried { way, capacity } = self.carried.clone();
+        let (way, way_reason) = (way.way.name(), way.why);
+        Health {
+            status,
+            generation,
+            oldest_in_use,
+            draining,
+            token_keys,
+            volumes,
+            capacity,
+            way,
+            way_reason,
+            reasons,
+        }
     }
 
     fn read_errors(&self, index: VolumeIndex) -> u64 {
@@ -350,6 +377,7 @@ impl Service {
             token_keys: count(self.holdings.keys().len()),
             withdrawn: count(self.holdings.withdrawn().len()),
             volumes: self.indexed_volumes().map(usable).collect(),
+            capacity: self.carried.capacity.resources.clone(),
             rot: rot::counts(),
         })
     }
@@ -407,6 +435,8 @@ mod tests {
 
     use super::*;
     use crate::holdings::{FileRef, Volume};
+    use crate::ring::Way;
+    use crate::ways::{self, Chosen};
 
     const SECOND: u64 = 1_000_000_000;
 
@@ -423,7 +453,10 @@ mod tests {
             wakes.fetch_add(1, Ordering::Relaxed);
         };
         let config = BoxConfig::parse(&text).unwrap();
-        Service::new(config, Arc::new(Holdings::new(volumes)), Metrics::new(2, 2), Now(0), Box::new(wake))
+        let way = Chosen { way: Way::Send, why: "a test says so".to_owned(), cost: None };
+        let carried = Carried { way, capacity: ways::capacity(None, 2, Some(1_000_000_000)) };
+        let holdings = Arc::new(Holdings::new(volumes));
+        Service::new(config, holdings, Metrics::new(2, 2), Now(0), carried, Box::new(wake))
     }
 
     #[test]
@@ -451,6 +484,12 @@ mod tests {
         service.sample(Now(4 * SECOND));
         let status = service.status(Now(4 * SECOND));
         assert_eq!((status.limited_by.as_str(), status.headroom), ("disk", 0.0));
+        // As much as the network card carries, and nothing from a disk.
+        counters.sent(200_000_000, 125_000_000);
+        service.sample(Now(5 * SECOND));
+        let status = service.status(Now(5 * SECOND));
+        assert_eq!((status.limited_by.as_str(), status.headroom), ("network", 0.0));
+        assert_eq!(status.figures.capacity_bps, 1_000_000_000);
     }
 
     #[test]

@@ -7,8 +7,11 @@ use crate::sys::arena::BLOCK_BYTES;
 pub struct Tuning {
     /// A multiple of `content::checksum::PIECE_BYTES`.
     pub block_bytes: usize,
-    /// At most this much of a body in one SEND, so that small answers are not kept waiting behind large ones.
+    /// At most this much of a body in one send, so that small answers are not kept waiting behind large ones.
     pub send_quantum_bytes: usize,
+    /// At most this much of a body goes in one message with the answer's head, copied: for so little a system call of its
+    /// own costs more than the copy.
+    pub first_piece_bytes: usize,
     /// How long a request waits for a block before it is answered 503.
     pub read_ms_max: u64,
     /// How soon a request asks again for a block for which there was no room.
@@ -27,6 +30,7 @@ impl Default for Tuning {
         Self {
             block_bytes: BLOCK_BYTES,
             send_quantum_bytes: 256 * 1024,
+            first_piece_bytes: 64 * 1024,
             read_ms_max: 3_000,
             busy_retry_ms: 50,
             linger_ms_max: 2_000,
@@ -45,6 +49,8 @@ pub enum Plant {
     LeaseNotKept,
     /// A lease ends when its SEND is submitted, not when it has completed.
     LeaseEndsAtSubmit,
+    /// A block is filled again where it lies though the network may still read it.
+    DetachSkipped,
     /// A block is published without its checksums having been compared.
     ChecksumSkipped,
     /// A short send counts as a whole one.

@@ -7,7 +7,8 @@
 //!            Answer ─────┘ └──► Wheel
 //! ```
 //!
-//! A slot is free again only when all that was started for it has ended: its receive, its send, its answer from memory.
+//! A slot is free again only when all that was started for it has ended: its receive, its send or what waits to send, its answer
+//! from memory.
 
 mod slots;
 
@@ -172,6 +173,18 @@ impl<R: Ring> Worker<R> {
             }
             Completion::ReceiveEnded { id, end } => self.receive_ended(id, end),
             Completion::Sent { id, outcome } => self.sent(id, outcome),
+            Completion::Full { id } => {
+                if let Some(slot) = self.slots.find(id) {
+                    slot.sending = false;
+                    self.step(id, Event::Full);
+                }
+            }
+            Completion::Writable { id } => {
+                if let Some(slot) = self.slots.find(id) {
+                    slot.polling = false;
+                    self.step(id, Event::Writable);
+                }
+            }
             // Answers and orders are looked at in every turn.
             Completion::Woken => {}
         }
@@ -206,12 +219,12 @@ impl<R: Ring> Worker<R> {
 
     fn sent(&mut self, id: OperationId, outcome: Result<usize, SendFault>) {
         let Some(slot) = self.slots.find(id) else { return };
-        let body = slot.sending_body;
+        let head = slot.connection.unsent_head().len();
         slot.sending = false;
         match outcome {
             Ok(count) => {
-                let bytes = u64::try_from(count).unwrap_or(0);
-                self.setup.counters.sent(bytes, if body { bytes } else { 0 });
+                let bytes = |count| u64::try_from(count).unwrap_or(0);
+                self.setup.counters.sent(bytes(count), bytes(count.saturating_sub(head)));
                 self.step(id, Event::Sent(count));
             }
             Err(SendFault::PeerLost) => self.step(id, Event::PeerLost),
@@ -294,19 +307,24 @@ impl<R: Ring> Worker<R> {
             let socket = slot.socket;
             match action {
                 Action::Wait => break,
-                Action::Fetch { key, ahead } => {
-                    let Some(event) = self.fetch(id, key, ahead) else { break };
+                Action::Fetch { key, ahead, again } => {
+                    let Some(event) = self.fetch(id, key, ahead, again) else { break };
                     let Some(slot) = self.slots.find(id) else { return };
                     action = slot.connection.step(event, self.now, &context_of(&self.setup, &self.ring));
                 }
-                Action::SendHead { more } => {
-                    (slot.sending, slot.sending_body) = (true, false);
-                    self.ring.send_bytes(id, socket, slot.connection.unsent_head(), more);
+                Action::SendHead { block, more } => {
+                    slot.sending = true;
+                    self.ring.send_bytes(id, socket, slot.connection.unsent_head(), block, more);
                     break;
                 }
                 Action::SendBlock(span) => {
-                    (slot.sending, slot.sending_body) = (true, true);
+                    slot.sending = true;
                     self.ring.send_block(id, socket, span);
+                    break;
+                }
+                Action::AwaitWritable => {
+                    slot.polling = true;
+                    self.ring.await_writable(id, socket);
                     break;
                 }
                 Action::FinishWriting => {
@@ -325,28 +343,33 @@ impl<R: Ring> Worker<R> {
     }
 
     /// None: an answer will come.
-    fn fetch(&mut self, id: OperationId, key: BlockKey, ahead: Option<BlockKey>) -> Option<Event<'static>> {
+    fn fetch(
+        &mut self,
+        id: OperationId,
+        key: BlockKey,
+        ahead: Option<BlockKey>,
+        again: bool,
+    ) -> Option<Event<'static>> {
         let slot = self.slots.find(id)?;
         slot.waits = slot.waits.wrapping_add(1);
         let wait = slot.waits;
         let waiter = Waiter { worker: self.setup.index, slot: id.slot, wait };
-        let event = match self.setup.memory.acquire(key, waiter) {
-            Acquired::Hit(lease) => {
-                self.setup.counters.memory_hit();
-                Some(Event::Block(lease))
-            }
+        let acquired = self.setup.memory.acquire(key, waiter);
+        match acquired {
+            Acquired::Hit(_) if !again => self.setup.counters.memory_hit(),
+            Acquired::Waiting(_) | Acquired::Refused(_) if !again => self.setup.counters.memory_miss(),
+            Acquired::Hit(_) | Acquired::Waiting(_) | Acquired::Refused(_) => {}
+        }
+        let event = match acquired {
+            Acquired::Hit(lease) => Some(Event::Block(lease)),
             Acquired::Waiting(order) => {
-                self.setup.counters.memory_miss();
                 slot.waiting = Some(Wait { number: wait, key, since: self.now });
                 self.submit(order);
                 None
             }
-            Acquired::Refused(failure) => {
-                self.setup.counters.memory_miss();
-                Some(Event::NoBlock(failure))
-            }
+            Acquired::Refused(failure) => Some(Event::NoBlock(failure)),
         };
-        if let Some(ahead) = ahead {
+        if let Some(ahead) = ahead.filter(|_| !again) {
             let order = self.setup.memory.prefetch(ahead);
             if event.is_none() || !self.setup.tuning.planted.has(Plant::OrderLost) {
                 self.submit(order);
@@ -413,10 +436,11 @@ impl Slot {
     #[cfg(test)]
     fn describe(&self, id: OperationId, now: Now) -> String {
         format!(
-            "{id:?} at {now:?} receiving {} pausing {} sending {} closing {} waiting {} owed {:?} alarm {:?} deadline {:?}",
+            "{id:?} at {now:?} receiving {} pausing {} sending {} polling {} closing {} waiting {} owed {:?} alarm {:?} deadline {:?}",
             self.receiving,
             self.pausing,
             self.sending,
+            self.polling,
             self.closing,
             self.waiting.is_some(),
             self.owed,
@@ -428,7 +452,8 @@ impl Slot {
     /// All that was started has ended.
     fn is_over(&self, planted: Planted) -> bool {
         let receiving = self.receiving && !planted.has(Plant::SlotFreedEarly);
-        self.closing && !receiving && !self.sending && self.waiting.is_none() && self.owed.is_none()
+        let idle = !receiving && !self.sending && !self.polling;
+        self.closing && idle && self.waiting.is_none() && self.owed.is_none()
     }
 }
 

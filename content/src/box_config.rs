@@ -46,8 +46,22 @@ pub struct ServerConfig {
     /// Memory for blocks, MiB; a multiple of 2, at least 16.
     #[serde(default = "memory_mib")]
     pub memory_mib: u64,
+    /// How blocks leave memory; default: measured at the first start on a machine and kernel.
+    #[serde(default)]
+    pub way: WayOut,
     #[serde(default)]
     pub limits: Limits,
+}
+
+/// `auto`, or the way itself, which skips the measuring.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WayOut {
+    #[default]
+    Auto,
+    Sendfile,
+    SendZc,
+    Send,
 }
 
 /// Each limit has a named answer; see the server's table of endings.
@@ -202,6 +216,7 @@ key_file = "/etc/oca/agent.key"
             ("/srv/v2", "/srv/v1", "volume.path"),
             ("[\"127.0.0.2:8080\"]", "[]", "server.listen"),
             ("[server.limits]", "memory_mib = 7\n[server.limits]", "server.memory_mib"),
+            ("[server.limits]", "way = \"splice\"\n[server.limits]", "send-zc"),
             ("[server.limits]", "workers = 0\n[server.limits]", "server.workers"),
             ("http://127.0.0.1:8000", "127.0.0.1", "agent.control"),
             ("127.0.0.2:9080", "nowhere", "management"),

@@ -148,6 +148,9 @@ pub struct ServerFigures {
     pub memory_misses: u64,
     /// Bits sent over the last second.
     pub rate_bps: u64,
+    /// What the box can carry, as it measured itself; 0: it has not.
+    #[serde(default)]
+    pub capacity_bps: u64,
 }
 
 /// The answer to a report: the desired state that is not the manifest.

@@ -101,7 +101,7 @@ impl Shelf {
         format!(
             "state = \"{folder}/state\"\nsocket = \"{folder}/server.sock\"\n\
              [[volume]]\npath = \"{folder}/volume-1\"\n\
-             [server]\nlisten = [\"{address}\"]\nmanagement = \"{management}\"\nworkers = 2\nmemory_mib = 64\n\
+             [server]\nlisten = [\"{address}\"]\nmanagement = \"{management}\"\nworkers = 2\nmemory_mib = 64\nway = \"sendfile\"\n\
              [server.limits]\n{limits}\n\
              [agent]\nappliance = \"box-a\"\ncluster = \"lab\"\ncontrol = \"http://127.0.0.1:9\"\n\
              base_url = \"http://{address}\"\nkey_file = \"{folder}/agent.key\"\n"

@@ -125,7 +125,7 @@ impl Plan {
         let volumes: String = (1..=VOLUMES).map(volume).collect();
         format!(
             "state = {state}\nsocket = {socket}\n{volumes}\n\
-             [server]\nlisten = [\"{media}\"]\nmanagement = \"{management}\"\nmemory_mib = {memory}\n\n\
+             [server]\nlisten = [\"{media}\"]\nmanagement = \"{management}\"\nmemory_mib = {memory}\nway = \"sendfile\"\n\n\
              [agent]\nappliance = \"{name}\"\ncluster = \"{CLUSTER}\"\ncontrol = \"{control}\"\n\
              base_url = \"http://{media}\"\nkey_file = {key}\n",
             state = quoted(&folder.join("state")),

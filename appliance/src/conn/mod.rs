@@ -4,9 +4,10 @@
 //! ```text
 //!            a head, complete      a block is there          all is sent, keep open
 //!   Heading ───────────────► Fetching ───────────► Sending ───────────────────────► Heading
-//!      │        no body ────────────────────────────▲  │ │ next block ► Fetching
-//!      │ peer closed, idle, drain                      │ └─ all is sent, close ► Lingering ──► Closed
-//!      └──────────────────────────────► Closed ◄───────┘ stalled, reset, block failed
+//!      │        no body ───────────▲────────────────▲ │ │ next block ► Fetching
+//!      │                           └─── Blocked ◄─────┤ └─ all is sent, close ► Lingering ──► Closed
+//!      │ peer closed, idle, drain   writable     full │ stalled, reset, block failed
+//!      └──────────────────────────────► Closed ◄──────┘
 //! ```
 //!
 //! The answer's head is sent only when its first block is there, so that a disk's failure is a 503 and not a cut.
@@ -23,7 +24,7 @@ use crate::http::decide::{self, ConnectionMemory, HeadOutcome, Refusal};
 use crate::memory::{BlockKey, Failure, Lease};
 use crate::sys::arena::BlockSpan;
 use crate::tuning::{Plant, Tuning};
-use states::{Fetching, Heading, Lingering, Response, Sending, State, after_ms};
+use states::{Blocked, Fetching, Heading, Lingering, Response, Sending, State, after_ms};
 
 /// What happened.
 pub enum Event<'a> {
@@ -33,8 +34,12 @@ pub enum Event<'a> {
     PeerFinished,
     /// Reset, or the network failed.
     PeerLost,
-    /// This many bytes of the last SEND left; 0: it was interrupted.
+    /// This many bytes of the last send left, of the head first; 0: it was interrupted.
     Sent(usize),
+    /// The last send found the socket full.
+    Full,
+    /// The socket takes bytes again, perhaps.
+    Writable,
     /// The kernel refused a SEND for another reason than the peer's.
     SendRefused,
     /// The block that was asked for.
@@ -50,20 +55,24 @@ pub enum Event<'a> {
     Stop,
 }
 
-/// What to do next. At most one SEND of a connection is in flight at a time.
+/// What to do next. At most one send of a connection is in flight at a time.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action {
     /// Nothing, until the next event.
     Wait,
-    /// Get this block; `ahead` will be wanted next.
+    /// Get this block; `ahead` will be wanted next. `again`: it was asked for before, and had no room or was let go.
     Fetch {
         key: BlockKey,
         ahead: Option<BlockKey>,
+        again: bool,
     },
-    /// Send from [`Connection::unsent_head`]. `more`: a body follows at once.
+    /// Send [`Connection::unsent_head`], and of a block what follows it. `more`: yet more follows at once.
     SendHead {
+        block: Option<BlockSpan>,
         more: bool,
     },
+    /// Say when the socket takes bytes again.
+    AwaitWritable,
     SendBlock(BlockSpan),
     /// Say that no more comes, and wait for the client to close.
     FinishWriting,
@@ -135,7 +144,10 @@ impl Connection {
             State::Fetching(Fetching { response, deadline, retry_at }) => {
                 Some(retry_at.map_or(*deadline, |at| at.min(*deadline)).min(response.deadline))
             }
-            State::Sending(sending) => Some(sending.stalled_at.min(sending.response.deadline)),
+            State::Sending(Sending { response, .. }) => Some(response.send_deadline()),
+            State::Blocked(Blocked { response, retry_at }) => {
+                Some(retry_at.map_or(response.send_deadline(), |at| at.min(response.send_deadline())))
+            }
             State::Lingering(lingering) => Some(lingering.deadline),
             State::Closed(_) => None,
         }
@@ -164,6 +176,8 @@ impl Connection {
             Event::PeerFinished => self.peer_finished(state),
             Event::PeerLost => self.close(state, Ending::PeerReset),
             Event::Sent(count) => self.sent(state, count, now, context),
+            Event::Full => self.full(state, now, context),
+            Event::Writable => self.writable(state, now, context),
             Event::SendRefused => self.close(state, Ending::HostFailed),
             Event::Block(lease) => self.block_arrived(state, lease, now, context),
             Event::NoBlock(failure) => self.block_failed(state, failure, now, context),
@@ -182,7 +196,7 @@ impl Connection {
                 self.input.extend_from_slice(bytes);
                 self.next_request(heading, now, context)
             }
-            State::Fetching(_) | State::Sending(_) => {
+            State::Fetching(_) | State::Sending(_) | State::Blocked(_) => {
                 self.input.extend_from_slice(bytes);
                 let most = context.decide.limits.head_bytes_max + context.tuning.receive_slack_bytes;
                 if self.input.len() > most {
@@ -201,7 +215,7 @@ impl Connection {
             State::Heading(_) if self.input.is_empty() => self.close(state, Ending::PeerClosed),
             State::Heading(_) => self.close(state, Ending::PeerClosedEarly),
             // RFC 9112 9.6: a client may half-close behind its last request and still wants the answers.
-            State::Fetching(_) | State::Sending(_) => self.stay(state),
+            State::Fetching(_) | State::Sending(_) | State::Blocked(_) => self.stay(state),
             State::Lingering(Lingering { ending, .. }) => self.close(state, ending),
             State::Closed(_) => self.stay(state),
         }
@@ -241,27 +255,28 @@ impl Connection {
     }
 
     fn fetch(&mut self, response: Response, now: Now, context: &Context<'_>) -> Action {
-        let Some((key, ahead)) = response.next_block(context.tuning) else {
-            unreachable!("only a response with bytes left fetches a block")
-        };
         let deadline = after_ms(now, context.tuning.read_ms_max);
-        self.state = State::Fetching(Fetching { response, deadline, retry_at: None });
-        Action::Fetch { key, ahead }
+        self.fetch_again(Fetching { response, deadline, retry_at: None }, context)
     }
 
-    fn fetch_again(&mut self, fetching: Fetching, context: &Context<'_>) -> Action {
-        let block = fetching.response.next_block(context.tuning);
+    fn fetch_again(&mut self, mut fetching: Fetching, context: &Context<'_>) -> Action {
+        let Some((key, ahead)) = fetching.response.next_block(context.tuning) else {
+            unreachable!("only a response with bytes left fetches a block")
+        };
+        let again = !fetching.response.asks(key);
         self.state = State::Fetching(fetching);
-        block.map_or(Action::Wait, |(key, ahead)| Action::Fetch { key, ahead })
+        Action::Fetch { key, ahead, again }
     }
 
     fn block_arrived(&mut self, state: State, lease: Lease, now: Now, context: &Context<'_>) -> Action {
         match state {
             State::Fetching(Fetching { response, .. }) => self.send_next(response, Some(lease), now, context),
             // Came too late: the lease is dropped.
-            State::Heading(_) | State::Sending(_) | State::Lingering(_) | State::Closed(_) => {
-                self.stay(state)
-            }
+            State::Heading(_)
+            | State::Sending(_)
+            | State::Blocked(_)
+            | State::Lingering(_)
+            | State::Closed(_) => self.stay(state),
         }
     }
 
@@ -287,7 +302,7 @@ impl Connection {
         self.send_next(response, None, now, context)
     }
 
-    /// What is to be sent next: the head, then the body piece by piece, from block after block.
+    /// What is to be sent next: the head with the body's first bytes, then the body piece by piece, from block after block.
     fn send_next(
         &mut self,
         response: Response,
@@ -295,11 +310,16 @@ impl Connection {
         now: Now,
         context: &Context<'_>,
     ) -> Action {
-        let stalled_at = after_ms(now, context.decide.limits.send_stall_ms_max);
-        if self.head_sent < self.head.len() {
-            let more = response.bytes_left() > 0;
-            self.state = State::Sending(Sending { response, lease, piece_bytes: None, stalled_at });
-            return Action::SendHead { more };
+        let head_left = self.head.len() - self.head_sent;
+        if head_left > 0 {
+            let block = lease.as_ref().map(|lease| {
+                let (offset, bytes) = response.piece(context.tuning.first_piece_bytes, context.tuning);
+                lease.span(offset, bytes)
+            });
+            let bytes = block.map_or(0, |span| span.bytes);
+            let more = response.bytes_left() > u64::try_from(bytes).expect("within a block");
+            self.send(response, lease, head_left + bytes, now, context);
+            return Action::SendHead { block, more };
         }
         let Some(lease) = lease.filter(|_| response.bytes_left() > 0) else {
             // Dropping the lease, if there is one, lets the block go.
@@ -309,36 +329,73 @@ impl Connection {
                 self.finish(response, now, context)
             };
         };
-        let (offset, bytes) = response.piece(context.tuning);
+        let (offset, bytes) = response.piece(context.tuning.send_quantum_bytes, context.tuning);
         let span = lease.span(offset, bytes);
-        let lease = Some(lease).filter(|_| !context.tuning.planted.has(Plant::LeaseEndsAtSubmit));
-        self.state = State::Sending(Sending { response, lease, piece_bytes: Some(bytes), stalled_at });
+        self.send(response, Some(lease), bytes, now, context);
         Action::SendBlock(span)
     }
 
+    fn send(
+        &mut self,
+        mut response: Response,
+        lease: Option<Lease>,
+        asked_bytes: usize,
+        now: Now,
+        context: &Context<'_>,
+    ) {
+        response.stalled_at.get_or_insert(after_ms(now, context.decide.limits.send_stall_ms_max));
+        let lease = lease.filter(|_| !context.tuning.planted.has(Plant::LeaseEndsAtSubmit));
+        self.state = State::Sending(Sending { response, lease, asked_bytes });
+    }
+
     fn sent(&mut self, state: State, count: usize, now: Now, context: &Context<'_>) -> Action {
-        let State::Sending(Sending { mut response, mut lease, piece_bytes, stalled_at }) = state else {
+        let State::Sending(Sending { mut response, mut lease, asked_bytes }) = state else {
             return self.stay(state);
         };
-        if count == 0 {
-            let action = self.send_next(response, lease, now, context);
-            // That nothing left is no progress.
-            if let State::Sending(sending) = &mut self.state {
-                sending.stalled_at = stalled_at;
-            }
-            return action;
-        }
-        match piece_bytes {
-            None => self.head_sent += count,
-            Some(asked) => {
-                let miscounted = context.tuning.planted.has(Plant::ShortSendMiscounted);
-                let counted = if miscounted { asked } else { count };
-                if response.advance(counted, context.tuning) {
-                    lease = None;
-                }
+        // Of an interrupted send nothing left, which is no progress.
+        if count > 0 {
+            response.progressed();
+            let miscounted = context.tuning.planted.has(Plant::ShortSendMiscounted);
+            let counted = if miscounted { asked_bytes } else { count };
+            let of_head = counted.min(self.head.len() - self.head_sent);
+            self.head_sent += of_head;
+            if counted > of_head && response.advance(counted - of_head, context.tuning) {
+                lease = None;
             }
         }
         self.send_next(response, lease, now, context)
+    }
+
+    /// Dropping the lease lets the block go until the client has read on.
+    fn full(&mut self, state: State, now: Now, context: &Context<'_>) -> Action {
+        let State::Sending(Sending { mut response, lease, .. }) = state else { return self.stay(state) };
+        drop(lease);
+        response.fulls = response.fulls.saturating_add(1);
+        // A socket that is called writable and takes nothing would be asked without end.
+        let retry_at = (response.fulls > 1).then(|| after_ms(now, context.tuning.busy_retry_ms));
+        self.state = State::Blocked(Blocked { response, retry_at });
+        if retry_at.is_some() { Action::Wait } else { Action::AwaitWritable }
+    }
+
+    fn writable(&mut self, state: State, now: Now, context: &Context<'_>) -> Action {
+        match state {
+            State::Blocked(Blocked { response, retry_at: None }) => self.resume(response, now, context),
+            State::Heading(_)
+            | State::Fetching(_)
+            | State::Sending(_)
+            | State::Blocked(_)
+            | State::Lingering(_)
+            | State::Closed(_) => self.stay(state),
+        }
+    }
+
+    /// Goes on where the socket was full.
+    fn resume(&mut self, response: Response, now: Now, context: &Context<'_>) -> Action {
+        if response.bytes_left() > 0 {
+            self.fetch(response, now, context)
+        } else {
+            self.send_next(response, None, now, context)
+        }
     }
 
     /// The answer has left in full.
@@ -371,16 +428,21 @@ impl Connection {
             State::Fetching(Fetching { response, deadline, retry_at: Some(at) }) if now >= at => {
                 self.fetch_again(Fetching { response, deadline, retry_at: None }, context)
             }
-            State::Sending(Sending { ref response, .. }) if now >= response.deadline => {
-                self.close(state, Ending::RequestTooLong)
+            State::Sending(Sending { ref response, .. }) | State::Blocked(Blocked { ref response, .. })
+                if now >= response.send_deadline() =>
+            {
+                let late = now >= response.deadline;
+                self.close(state, if late { Ending::RequestTooLong } else { Ending::SendStalled })
             }
-            State::Sending(Sending { stalled_at, .. }) if now >= stalled_at => {
-                self.close(state, Ending::SendStalled)
+            State::Blocked(Blocked { response, retry_at: Some(at) }) if now >= at => {
+                self.resume(response, now, context)
             }
             State::Lingering(Lingering { deadline, ending }) if now >= deadline => self.close(state, ending),
-            State::Fetching(_) | State::Sending(_) | State::Lingering(_) | State::Closed(_) => {
-                self.stay(state)
-            }
+            State::Fetching(_)
+            | State::Sending(_)
+            | State::Blocked(_)
+            | State::Lingering(_)
+            | State::Closed(_) => self.stay(state),
         }
     }
 
@@ -399,6 +461,7 @@ impl Connection {
             State::Heading(_)
             | State::Fetching(_)
             | State::Sending(_)
+            | State::Blocked(_)
             | State::Lingering(_)
             | State::Closed(_) => self.stay(state),
         }
@@ -409,14 +472,14 @@ impl Connection {
         Action::Wait
     }
 
-    /// The end. A block that a SEND in flight reads from stays leased until [`Self::release`].
+    /// The end. A block that a send in flight reads from stays leased until [`Self::release`].
     fn close(&mut self, state: State, ending: Ending) -> Action {
         let lease = match state {
             State::Sending(Sending { lease, .. }) => {
                 self.ended = Some(ending);
                 lease
             }
-            State::Fetching(_) => {
+            State::Fetching(_) | State::Blocked(_) => {
                 self.ended = Some(ending);
                 None
             }

@@ -14,8 +14,9 @@ pub enum State {
     Heading(Heading),
     Fetching(Fetching),
     Sending(Sending),
+    Blocked(Blocked),
     Lingering(Lingering),
-    /// The lease is what a SEND in flight reads from.
+    /// The lease is what a send in flight reads from.
     Closed(Option<Lease>),
 }
 
@@ -34,14 +35,20 @@ pub struct Fetching {
     pub retry_at: Option<Now>,
 }
 
-/// One SEND is in flight.
+/// One send is in flight.
 pub struct Sending {
     pub response: Response,
     /// On the block with the next byte of the body, if there is a body.
     pub lease: Option<Lease>,
-    /// None: the head is being sent.
-    pub piece_bytes: Option<usize>,
-    pub stalled_at: Now,
+    /// Of head and body.
+    pub asked_bytes: usize,
+}
+
+/// The client's side is full. No lease is held: whoever reads slowly keeps no block from the others.
+pub struct Blocked {
+    pub response: Response,
+    /// The socket said that it takes bytes and took none: ask it again then.
+    pub retry_at: Option<Now>,
 }
 
 /// Our side is closed, the client's not yet.
@@ -59,6 +66,12 @@ pub struct Response {
     pub close_ending: Ending,
     /// Of the whole request.
     pub deadline: Now,
+    /// By then something must leave. None: nothing is being sent, or something has just left.
+    pub stalled_at: Option<Now>,
+    /// Sends since then that found the socket full.
+    pub fulls: u32,
+    /// The block that was asked for last: asking again is no second request.
+    asked: Option<BlockKey>,
     /// While it is held, what it names is not unlinked (DESIGN §3).
     _generation: Option<Arc<Generation>>,
 }
@@ -86,6 +99,9 @@ impl Response {
             ending: decision.ending,
             close_ending: decision.close_ending,
             deadline: after_ms(now, context.decide.limits.request_ms_max),
+            stalled_at: None,
+            fulls: 0,
+            asked: None,
             _generation: decision.generation.filter(|_| !planted.has(Plant::GenerationDropped)),
         }
     }
@@ -93,7 +109,17 @@ impl Response {
     /// An answer to no request.
     pub fn refusal(ending: Ending, now: Now, context: &Context<'_>) -> Self {
         let deadline = after_ms(now, context.decide.limits.request_ms_max);
-        Self { body: None, keep_open: false, ending, close_ending: ending, deadline, _generation: None }
+        Self {
+            body: None,
+            keep_open: false,
+            ending,
+            close_ending: ending,
+            deadline,
+            stalled_at: None,
+            fulls: 0,
+            asked: None,
+            _generation: None,
+        }
     }
 
     pub fn become_refusal(&mut self, ending: Ending, keep_open: bool) {
@@ -116,17 +142,33 @@ impl Response {
         Some((key(index), reaches.then(|| key(index + 1))))
     }
 
-    /// The next piece of the body: where it is in its block, and how long.
-    pub fn piece(&self, tuning: &Tuning) -> (usize, usize) {
+    /// Whether it asks for this block for the first time since it asked for another.
+    pub fn asks(&mut self, key: BlockKey) -> bool {
+        self.asked.replace(key) != Some(key)
+    }
+
+    /// The next piece of the body, at most so long: where it is in its block, and how long.
+    pub fn piece(&self, bytes_max: usize, tuning: &Tuning) -> (usize, usize) {
         let Some(body) = self.body else { return (0, 0) };
         let offset = body.offset % block_bytes(tuning);
-        let quantum = u64::try_from(tuning.send_quantum_bytes).expect("a quantum fits 64 bits");
+        let quantum = u64::try_from(bytes_max).expect("a quantum fits 64 bits");
         let bytes = (block_bytes(tuning) - offset).min(body.bytes).min(quantum);
         let size = |number| usize::try_from(number).expect("within a block");
         (size(offset), size(bytes))
     }
 
-    /// So many bytes left. True if the block is done with.
+    /// When a send must have got somewhere.
+    pub fn send_deadline(&self) -> Now {
+        self.stalled_at.map_or(self.deadline, |at| at.min(self.deadline))
+    }
+
+    /// Something has left.
+    pub fn progressed(&mut self) {
+        self.stalled_at = None;
+        self.fulls = 0;
+    }
+
+    /// So many bytes of the body left. True if the block is done with.
     pub fn advance(&mut self, count: usize, tuning: &Tuning) -> bool {
         let Some(body) = &mut self.body else { return true };
         let count = u64::try_from(count).expect("within a block");

@@ -78,7 +78,7 @@ fn a_head_that_trickles_in_is_answered_408_after_the_limit() {
     assert_eq!(bench.step(Event::Received(b"GET /")), Action::Wait);
     assert_eq!(bench.tick_after(9_000), Action::Wait);
     assert_eq!(bench.step(Event::Received(b"x")), Action::Wait);
-    assert_eq!(bench.tick_after(1_000), Action::SendHead { more: false });
+    assert_eq!(bench.tick_after(1_000), Action::SendHead { block: None, more: false });
     assert_eq!(bench.status(), "HTTP/1.1 408");
     assert_eq!(bench.head_sent(), Action::FinishWriting);
     assert_eq!(bench.step(Event::PeerFinished), Action::Close(Ending::HeadTooSlow));
@@ -87,8 +87,8 @@ fn a_head_that_trickles_in_is_answered_408_after_the_limit() {
 #[test]
 fn a_stalled_send_closes_after_the_limit() {
     let mut bench = bench();
-    assert_eq!(bench.ask("HEAD", "keep-alive"), Action::SendHead { more: false });
-    assert_eq!(bench.step(Event::Sent(1)), Action::SendHead { more: false });
+    assert_eq!(bench.ask("HEAD", "keep-alive"), Action::SendHead { block: None, more: false });
+    assert_eq!(bench.step(Event::Sent(1)), Action::SendHead { block: None, more: false });
     assert_eq!(bench.tick_after(29_999), Action::Wait);
     assert_eq!(bench.tick_after(1), Action::Close(Ending::SendStalled));
     assert_eq!(bench.connection.take_ended(), Some(Ending::SendStalled));
@@ -97,9 +97,9 @@ fn a_stalled_send_closes_after_the_limit() {
 #[test]
 fn an_interrupted_send_is_repeated_and_counts_as_no_progress() {
     let mut bench = bench();
-    assert_eq!(bench.ask("HEAD", "keep-alive"), Action::SendHead { more: false });
+    assert_eq!(bench.ask("HEAD", "keep-alive"), Action::SendHead { block: None, more: false });
     assert_eq!(bench.tick_after(20_000), Action::Wait);
-    assert_eq!(bench.step(Event::Sent(0)), Action::SendHead { more: false });
+    assert_eq!(bench.step(Event::Sent(0)), Action::SendHead { block: None, more: false });
     assert_eq!(bench.tick_after(10_000), Action::Close(Ending::SendStalled));
 }
 
@@ -108,11 +108,11 @@ fn a_block_that_does_not_come_in_time_is_answered_503_and_the_connection_goes_on
     let mut bench = bench();
     assert!(matches!(bench.ask("GET", "keep-alive"), Action::Fetch { ahead: None, .. }));
     assert_eq!(bench.tick_after(2_999), Action::Wait);
-    assert_eq!(bench.tick_after(1), Action::SendHead { more: false });
+    assert_eq!(bench.tick_after(1), Action::SendHead { block: None, more: false });
     assert_eq!(bench.status(), "HTTP/1.1 503");
     assert_eq!(bench.head_sent(), Action::Wait);
     assert_eq!(bench.connection.take_ended(), Some(Ending::DiskFailed));
-    assert_eq!(bench.ask("HEAD", "keep-alive"), Action::SendHead { more: false });
+    assert_eq!(bench.ask("HEAD", "keep-alive"), Action::SendHead { block: None, more: false });
     assert_eq!(bench.status(), "HTTP/1.1 200");
 }
 
@@ -125,7 +125,7 @@ fn a_full_memory_is_asked_again_and_then_answered_503() {
         assert!(matches!(bench.tick_after(50), Action::Fetch { .. }));
     }
     bench.step(Event::NoBlock(Failure::Busy));
-    assert_eq!(bench.tick_after(50), Action::SendHead { more: false });
+    assert_eq!(bench.tick_after(50), Action::SendHead { block: None, more: false });
     assert_eq!(bench.status(), "HTTP/1.1 503");
     bench.head_sent();
     assert_eq!(bench.connection.take_ended(), Some(Ending::Overloaded));
@@ -134,9 +134,9 @@ fn a_full_memory_is_asked_again_and_then_answered_503() {
 #[test]
 fn pipelined_requests_are_answered_one_after_the_other() {
     let mut bench = bench();
-    assert_eq!(bench.ask("HEAD", "keep-alive"), Action::SendHead { more: false });
+    assert_eq!(bench.ask("HEAD", "keep-alive"), Action::SendHead { block: None, more: false });
     assert_eq!(bench.ask("HEAD", "close"), Action::Wait);
-    assert_eq!(bench.head_sent(), Action::SendHead { more: false });
+    assert_eq!(bench.head_sent(), Action::SendHead { block: None, more: false });
     assert_eq!(bench.head_sent(), Action::FinishWriting);
     assert_eq!(bench.tick_after(2_000), Action::Close(Ending::CloseAsked));
 }
@@ -144,7 +144,7 @@ fn pipelined_requests_are_answered_one_after_the_other() {
 #[test]
 fn a_client_that_half_closed_still_gets_its_answer() {
     let mut bench = bench();
-    assert_eq!(bench.ask("HEAD", "keep-alive"), Action::SendHead { more: false });
+    assert_eq!(bench.ask("HEAD", "keep-alive"), Action::SendHead { block: None, more: false });
     assert_eq!(bench.step(Event::PeerFinished), Action::Wait);
     assert_eq!(bench.head_sent(), Action::Close(Ending::PeerClosed));
 }
@@ -154,7 +154,7 @@ fn draining_closes_an_idle_connection_and_a_busy_one_behind_its_answer() {
     let mut idle = bench();
     assert_eq!(idle.step(Event::Drain), Action::Close(Ending::Drained));
     let mut busy = bench();
-    assert_eq!(busy.ask("HEAD", "keep-alive"), Action::SendHead { more: false });
+    assert_eq!(busy.ask("HEAD", "keep-alive"), Action::SendHead { block: None, more: false });
     busy.holdings.set_draining(true);
     assert_eq!(busy.step(Event::Drain), Action::Wait);
     assert_eq!(busy.head_sent(), Action::Close(Ending::Drained));
@@ -168,7 +168,7 @@ fn receiving_stops_while_too_much_was_sent_ahead() {
             decide::Context { limits: &bench.limits, holdings: &bench.holdings, planted: Planted::default() };
         bench.connection.wants_input(&Context { decide, tuning: &bench.tuning, wall: MADE })
     };
-    assert_eq!(bench.ask("HEAD", "keep-alive"), Action::SendHead { more: false });
+    assert_eq!(bench.ask("HEAD", "keep-alive"), Action::SendHead { block: None, more: false });
     assert!(wants(&bench));
     assert_eq!(bench.step(Event::Received(&[b'x'; 8192])), Action::Wait);
     assert!(!wants(&bench));

@@ -133,6 +133,8 @@ impl<D: DiskIo> Reader<D> {
                 let (_, place) = self.extent(key);
                 let file = open.file.clone();
                 self.reads[slot] = Some(Read { key, open, submitted, place });
+                // Here and not in `memory`: a system call and fresh pages, which no worker should wait for.
+                let block = block.detached(self.setup.tuning.planted);
                 self.io.read(slot, &file, place, block);
             }
             Err(fault) => self.failed(ReadOrder { key, block }, fault),
@@ -291,7 +293,10 @@ fn verify(block: &Block, data: Range<u64>, checksums: &[u32]) -> bool {
 
 fn fault_of(errno: Errno) -> Fault {
     match errno {
-        Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EAGAIN | Errno::EINTR => Fault::Host(errno),
+        // EFAULT: a detached block gets its fresh pages when it is read into, and there are none.
+        Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EAGAIN | Errno::EINTR | Errno::EFAULT => {
+            Fault::Host(errno)
+        }
         // EIO, and whatever else a filesystem says when its disk is gone: EUCLEAN, ENXIO, ENODEV, EREMOTEIO, ESTALE…
         _ => Fault::Volume(errno),
     }

@@ -8,8 +8,10 @@ use content::volume::{FILES_FOLDER, file_name};
 use tempfile::TempDir;
 
 use super::*;
+use crate::ring::Way;
 use crate::simulation::site::{Site, SiteObject};
 use crate::sys;
+use crate::tuning::{Plant, Planted};
 
 const BLOCK: usize = 2 * 1024 * 1024;
 
@@ -22,7 +24,24 @@ struct Box {
     holdings: Arc<Holdings>,
 }
 
+/// How it is started, where a test has a say.
+struct How {
+    way: Way,
+    memory_bytes: u64,
+    planted: Planted,
+}
+
+impl Default for How {
+    fn default() -> Self {
+        Self { way: Way::Sendfile, memory_bytes: 16 * 1024 * 1024, planted: Planted::default() }
+    }
+}
+
 fn start(limits: Limits, damage: impl Fn(&Site, &[TempDir])) -> Box {
+    start_so(How::default(), limits, damage)
+}
+
+fn start_so(how: How, limits: Limits, damage: impl Fn(&Site, &[TempDir])) -> Box {
     let site = Site::new(2, &[1, 5 * BLOCK + 12_345, 70_000, BLOCK]);
     let folders: Vec<_> = (0..2).map(|_| tempfile::tempdir().unwrap()).collect();
     for (index, folder) in (0u16..).zip(&folders) {
@@ -38,9 +57,11 @@ fn start(limits: Limits, damage: impl Fn(&Site, &[TempDir])) -> Box {
         listeners,
         workers: counters.clone(),
         volumes: folders.iter().map(|folder| (folder.path().to_owned(), Arc::default())).collect(),
-        memory_bytes: 16 * 1024 * 1024,
+        memory_bytes: how.memory_bytes,
         limits,
         holdings: holdings.clone(),
+        way: WaySetup::Known(Chosen { way: how.way, why: "a test says so".to_owned(), cost: None }),
+        tuning: Tuning { planted: how.planted, ..Tuning::default() },
     };
     let engine = Engine::start(setup).unwrap();
     Box { site, folders, engine, address, counters, holdings }
@@ -81,8 +102,12 @@ fn expect(stream: &mut TcpStream, status: u16, body: &[u8]) {
 }
 
 #[test]
-fn whole_objects_and_ranges_arrive_as_they_are_on_the_volumes() {
-    let of = start(Limits::default(), |_, _| {});
+fn whole_objects_and_ranges_arrive_as_they_are_on_the_volumes_by_each_way_out() {
+    Way::ALL.into_iter().for_each(whole_objects_and_ranges_arrive);
+}
+
+fn whole_objects_and_ranges_arrive(way: Way) {
+    let of = start_so(How { way, ..How::default() }, Limits::default(), |_, _| {});
     let mut stream = connect(&of);
     for _ in 0..2 {
         for object in &of.site.objects {
@@ -193,4 +218,61 @@ fn draining_closes_an_idle_connection() {
     of.engine.wake();
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
     of.engine.stop();
+}
+
+/// Until the figure is above `least` and does not grow any more.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test waits for other threads to have done nothing, with a limit"
+)]
+fn wait_until_quiet(figure: &impl Fn() -> u64, least: u64) {
+    let mut before = 0;
+    for _ in 0..200 {
+        std::thread::sleep(Duration::from_millis(20));
+        if figure() > least && figure() == before {
+            return;
+        }
+        before = figure();
+    }
+    panic!("it goes on, or does not begin: {before}");
+}
+
+/// Whether a client that reads only after its block was given away gets the bytes that it asked for.
+fn a_late_reader_gets_what_it_asked_for(way: Way, planted: Planted) -> bool {
+    // Four blocks of memory, and nine on the volumes.
+    let how = How { way, memory_bytes: 4 * 2 * 1024 * 1024, planted };
+    let of = start_so(how, Limits::default(), |_, _| {});
+    let late = &of.site.objects[3];
+    let mut stream = connect(&of);
+    ask(&mut stream, late, None);
+    let sent = || -> u64 { of.counters.iter().map(|of| of.body_bytes.load(Ordering::Relaxed)).sum() };
+    // More than what goes with the head, copied; and no more comes: all has left, or the client's side is full. Nothing is
+    // read yet, so most of it is in queues.
+    let copied = u64::try_from(Tuning::default().first_piece_bytes).unwrap();
+    wait_until_quiet(&sent, copied);
+    // All others, one after the other, take every block there is, twice.
+    let mut other = connect(&of);
+    for _ in 0..2 {
+        for object in of.site.objects.iter().filter(|object| object.number != late.number) {
+            ask(&mut other, object, None);
+            expect(&mut other, 200, of.site.object_bytes(object));
+        }
+    }
+    let (status, bytes) = answer(&mut stream);
+    assert_eq!((status, bytes.len()), (200, late.bytes));
+    let right = bytes == of.site.object_bytes(late);
+    of.engine.stop();
+    right
+}
+
+#[test]
+fn a_late_reader_shows_that_what_was_lent_must_be_detached() {
+    for way in Way::ALL {
+        assert!(a_late_reader_gets_what_it_asked_for(way, Planted::default()), "{way:?}, detached");
+    }
+    // Taken out: what sendfile and SEND_ZC have queued is overwritten, what SEND has copied is not.
+    for (way, right) in [(Way::Sendfile, false), (Way::SendZeroCopy, false), (Way::Send, true)] {
+        let planted = Planted::of(Plant::DetachSkipped);
+        assert_eq!(a_late_reader_gets_what_it_asked_for(way, planted), right, "{way:?}, not detached");
+    }
 }

@@ -68,7 +68,7 @@ pub struct Mailbox {
     pub waker: Arc<dyn Wake>,
 }
 
-/// One read to do, with the block to do it into. Ends with [`Memory::complete`].
+/// One read to do, with the block to do it into, which is to be detached first. Ends with [`Memory::complete`].
 pub struct ReadOrder {
     pub key: BlockKey,
     pub block: Block,
@@ -300,7 +300,7 @@ impl Table {
         };
         self.by_key.remove(&key);
         self.policy.removed(frame);
-        self.frames[frame.index()] = FrameState::Empty { block: block.detached() };
+        self.frames[frame.index()] = FrameState::Empty { block };
         Some(frame)
     }
 }

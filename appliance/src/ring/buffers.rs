@@ -99,12 +99,21 @@ impl ReceiveBuffers {
 /// A place per slot of the worker's table.
 pub struct HeadPlaces {
     bytes: MmapRaw,
+    messages: MmapRaw,
     in_flight: Vec<bool>,
+}
+
+/// What sendmsg(2) takes: a head, and what of a block follows it.
+#[repr(C)]
+struct Message {
+    header: libc::msghdr,
+    parts: [libc::iovec; 2],
 }
 
 impl HeadPlaces {
     pub fn new(count: usize) -> io::Result<Self> {
-        Ok(Self { bytes: map(count * HEAD_BYTES)?, in_flight: vec![false; count] })
+        let messages = map(count * size_of::<Message>())?;
+        Ok(Self { bytes: map(count * HEAD_BYTES)?, messages, in_flight: vec![false; count] })
     }
 
     /// Copies what fits. Gives where it lies and how much it is, for one send.
@@ -120,6 +129,29 @@ impl HeadPlaces {
             std::ptr::copy_nonoverlapping(head.as_ptr(), start, count);
         }
         (start.cast_const(), count)
+    }
+
+    /// For a send of two parts, of which the first is what [`Self::fill`] has just given for this slot.
+    pub fn message(
+        &mut self,
+        slot: usize,
+        head: (*const u8, usize),
+        block: (*const u8, usize),
+    ) -> *const libc::msghdr {
+        assert!(self.in_flight[slot], "a message is for a head that was filled in");
+        let part = |(start, count): (*const u8, usize)| libc::iovec {
+            iov_base: start.cast_mut().cast(),
+            iov_len: count,
+        };
+        let message = self.messages.as_mut_ptr().cast::<Message>().wrapping_add(slot);
+        // SAFETY: `&mut *message` asks for an aligned, valid `Message` that nobody else uses: the mapping is page-aligned and
+        // has one for each slot (`in_flight[slot]` exists), zeros are a valid one, and no other send of the slot is in flight.
+        #[expect(unsafe_code, reason = "the contract is this module's")]
+        let message = unsafe { &mut *message };
+        message.parts = [part(head), part(block)];
+        message.header.msg_iov = message.parts.as_mut_ptr();
+        message.header.msg_iovlen = 2;
+        &raw const message.header
     }
 
     /// The send has ended, wherever it was from.

@@ -1,9 +1,7 @@
 //! What a worker's ring needs of the system, and nothing that decides: the thin layer below [`super::sockets`].
 //!
 //! Implemented on io_uring ([`super::uring`]) and by the simulation's fake kernel, so that all above it is tested from
-//! seeds: which operation is armed again, what an errno means, who has a buffer, what a full queue does. Other ways out of
-//! the one memory (sendfile, SEND_ZC) are further [`Operation`]s, and pacing a call beside
-//! [`Kernel::set_no_delay`] (DESIGN §4).
+//! seeds: which operation is armed again, what an errno means, who has a buffer, what a full queue does.
 
 use std::net::TcpListener;
 
@@ -19,10 +17,15 @@ pub enum Operation<'a, D> {
     Accept { listener: &'a D },
     /// Completes for each buffer of received bytes, until a completion without `more`.
     Receive { socket: &'a D },
-    /// At most [`super::buffers::HEAD_BYTES`]; they are copied.
-    SendBytes { socket: &'a D, bytes: &'a [u8], more: bool },
-    /// The span is read until the completion.
+    /// At most [`super::buffers::HEAD_BYTES`], and of a block what follows them. All is copied; the span is read until the
+    /// completion. Like every send it does not wait: EAGAIN if the socket takes nothing now.
+    SendBytes { socket: &'a D, bytes: &'a [u8], block: Option<BlockSpan>, more: bool },
+    /// Copied; the span is read until the completion.
     SendBlock { socket: &'a D, span: BlockSpan },
+    /// SEND_ZC: the span is lent (`Arena::lend`), which begins before the completion and ends nobody knows when.
+    SendBlockZeroCopy { socket: &'a D, span: BlockSpan },
+    /// Completes once, when the socket takes bytes again, or never will.
+    Writable { socket: &'a D },
     /// Completes when somebody wakes this ring, until a completion without `more`.
     Wakes,
     /// Ends the operation of that tag, if there is one; that one's own completion says how it ended.
@@ -36,6 +39,7 @@ pub enum Kind {
     Send,
     Wake,
     Cancel,
+    Writable,
 }
 
 /// What an operation's completion is known by.
@@ -55,6 +59,7 @@ impl Tag {
             Kind::Send => 3,
             Kind::Wake => 4,
             Kind::Cancel => 5,
+            Kind::Writable => 6,
         };
         u64::from(self.id.generation) << 40 | kind << 32 | u64::from(self.id.slot)
     }
@@ -66,6 +71,7 @@ impl Tag {
             3 => Kind::Send,
             4 => Kind::Wake,
             5 => Kind::Cancel,
+            6 => Kind::Writable,
             other => unreachable!("no operation is of kind {other}"),
         };
         let low = |number: u64| u32::try_from(number & 0xffff_ffff).expect("32 bits");
@@ -113,6 +119,10 @@ pub trait Kernel {
     /// Takes the wake-ups that came until now.
     fn take_wakes(&mut self);
 
+    /// sendfile(2) from the arena, at once and without waiting. The span is lent (`Arena::lend`). There is no such
+    /// operation of io_uring (as of Linux 7.3), and IORING_OP_SPLICE always costs a kernel worker.
+    fn send_file(&mut self, socket: &Self::Descriptor, span: BlockSpan) -> Result<usize, Errno>;
+
     fn set_no_delay(&mut self, socket: &Self::Descriptor) -> Result<(), Errno>;
     fn shut_down(&mut self, socket: &Self::Descriptor, direction: Direction) -> Result<(), Errno>;
 
@@ -130,7 +140,7 @@ mod tests {
     #[test]
     fn an_operation_is_known_again_by_its_bits() {
         let id = OperationId { slot: 4_031, generation: 0xff_ffff };
-        for kind in [Kind::Accept, Kind::Receive, Kind::Send, Kind::Wake, Kind::Cancel] {
+        for kind in [Kind::Accept, Kind::Receive, Kind::Send, Kind::Wake, Kind::Cancel, Kind::Writable] {
             assert_eq!(Tag::from_bits(Tag { kind, id }.to_bits()), Tag { kind, id });
         }
     }

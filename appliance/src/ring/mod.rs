@@ -13,6 +13,7 @@
 
 pub mod buffers;
 pub mod kernel;
+pub mod measure;
 pub mod sockets;
 pub mod uring;
 
@@ -85,8 +86,40 @@ pub enum Completion {
         id: OperationId,
         outcome: Result<usize, SendFault>,
     },
+    /// The socket took nothing: its queue is full. [`Ring::await_writable`] tells when that has changed.
+    Full {
+        id: OperationId,
+    },
+    /// The socket takes bytes again, or the next send says why it never will.
+    Writable {
+        id: OperationId,
+    },
     /// Somebody woke this ring.
     Woken,
+}
+
+/// How a block's bytes leave (DESIGN §4). Which is best is measured at the start, never believed: see `ways`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    /// sendfile(2): no copy, on any link. What it has sent must be detached before it is reused.
+    Sendfile,
+    /// SEND_ZC: no copy on a real network card; loopback and veth always copy. Must be detached too.
+    SendZeroCopy,
+    /// SEND: one copy. Correct everywhere, nothing to detach.
+    Send,
+}
+
+impl Way {
+    pub const ALL: [Self; 3] = [Self::Sendfile, Self::SendZeroCopy, Self::Send];
+
+    /// As an operator writes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sendfile => "sendfile",
+            Self::SendZeroCopy => "send-zc",
+            Self::Send => "send",
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,11 +146,23 @@ pub trait Ring {
     /// Asks a receive to end: `ReceiveEnded` says when it has. More may arrive before.
     fn pause_receive(&mut self, id: OperationId);
 
-    /// Sends a copy of `bytes`, or of its first part. One send per slot at a time. `more`: do not push yet.
-    fn send_bytes(&mut self, id: OperationId, socket: Socket, bytes: &[u8], more: bool);
+    /// Sends a copy of `bytes` and of what follows them in a block, or of the first part of it all. The block must stay
+    /// leased until `Sent` or `Full`. One send per slot at a time. `more`: do not push yet.
+    fn send_bytes(
+        &mut self,
+        id: OperationId,
+        socket: Socket,
+        bytes: &[u8],
+        block: Option<BlockSpan>,
+        more: bool,
+    );
 
-    /// Sends from a block, which must stay leased until `Sent`. One send per slot at a time.
+    /// Sends from a block by the ring's [`Way`]. The block must stay leased until `Sent` or `Full`. One send per slot at a
+    /// time.
     fn send_block(&mut self, id: OperationId, socket: Socket, span: BlockSpan);
+
+    /// Ends with `Writable`. Not twice at a time.
+    fn await_writable(&mut self, id: OperationId, socket: Socket);
 
     fn shut_down(&mut self, socket: Socket, direction: Direction);
 

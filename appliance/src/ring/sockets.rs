@@ -1,6 +1,10 @@
 //! A worker's ring on any [`Kernel`]: what is armed again and when, what an errno means and whose fault it is, who has
 //! which buffer, what a full queue does. No system call and no `unsafe` is here, so that the simulation runs all of it.
 //!
+//! No send waits in the kernel: one that finds the socket full ends so, and its connection lets its block go meanwhile, so
+//! that no slow reader keeps memory. What sendfile sent is told in the next turn, as if it were an operation: each
+//! connection sends a piece a turn.
+//!
 //! A submission queue that is full is flushed; if the kernel will not take it because completions wait, they are copied
 //! out first and dispatched in the next turn, which then does not wait.
 
@@ -12,7 +16,7 @@ use nix::errno::Errno;
 use super::buffers::HEAD_BYTES;
 use super::kernel::{Entry, Kernel, Kind, Operation, Tag};
 use super::{
-    Completion, Direction, Listener, OperationId, ReceiveBuffer, ReceiveEnd, Ring, SendFault, Socket,
+    Completion, Direction, Listener, OperationId, ReceiveBuffer, ReceiveEnd, Ring, SendFault, Socket, Way,
 };
 use crate::clock::{Now, Wall};
 use crate::sys::arena::BlockSpan;
@@ -20,6 +24,7 @@ use crate::tuning::{Plant, Planted};
 
 pub struct SocketRing<K: Kernel> {
     kernel: K,
+    way: Way,
     waker_armed: bool,
     listeners: Vec<K::Descriptor>,
     sockets: Vec<Option<K::Descriptor>>,
@@ -30,9 +35,10 @@ pub struct SocketRing<K: Kernel> {
 }
 
 impl<K: Kernel> SocketRing<K> {
-    pub fn new(kernel: K, planted: Planted) -> Self {
+    pub fn new(kernel: K, way: Way, planted: Planted) -> Self {
         Self {
             kernel,
+            way,
             waker_armed: false,
             listeners: Vec::new(),
             sockets: Vec::new(),
@@ -99,7 +105,10 @@ impl<K: Kernel> SocketRing<K> {
         match kind {
             Kind::Accept => self.accepted(Listener(id.slot), entry, completions),
             Kind::Receive => self.received_some(entry, completions),
+            Kind::Send if result == Err(Errno::EAGAIN) => completions.push(Completion::Full { id }),
             Kind::Send => completions.push(Completion::Sent { id, outcome: send_outcome(result) }),
+            // However it ended: the next send tells.
+            Kind::Writable => completions.push(Completion::Writable { id }),
             Kind::Wake => {
                 self.waker_armed &= more || self.planted.has(Plant::WakerNotArmedAgain);
                 self.kernel.take_wakes();
@@ -204,18 +213,46 @@ impl<K: Kernel> Ring for SocketRing<K> {
         self.kernel.push(Tag { kind: Kind::Cancel, id }, Operation::Cancel { tag });
     }
 
-    fn send_bytes(&mut self, id: OperationId, socket: Socket, bytes: &[u8], more: bool) {
+    fn send_bytes(
+        &mut self,
+        id: OperationId,
+        socket: Socket,
+        bytes: &[u8],
+        block: Option<BlockSpan>,
+        more: bool,
+    ) {
         self.make_room();
         let part = &bytes[..bytes.len().min(HEAD_BYTES)];
+        let block = block.filter(|_| part.len() == bytes.len());
         let more = more || part.len() < bytes.len();
-        let operation = Operation::SendBytes { socket: open(&self.sockets, socket), bytes: part, more };
+        let operation =
+            Operation::SendBytes { socket: open(&self.sockets, socket), bytes: part, block, more };
         self.kernel.push(Tag { kind: Kind::Send, id }, operation);
     }
 
     fn send_block(&mut self, id: OperationId, socket: Socket, span: BlockSpan) {
+        let tag = Tag { kind: Kind::Send, id };
+        match self.way {
+            Way::Sendfile => {
+                let result = self.kernel.send_file(open(&self.sockets, socket), span);
+                self.entries.push(Entry { tag, result, more: false, buffer: None, socket: None });
+            }
+            Way::SendZeroCopy => {
+                self.make_room();
+                let socket = open(&self.sockets, socket);
+                self.kernel.push(tag, Operation::SendBlockZeroCopy { socket, span });
+            }
+            Way::Send => {
+                self.make_room();
+                self.kernel.push(tag, Operation::SendBlock { socket: open(&self.sockets, socket), span });
+            }
+        }
+    }
+
+    fn await_writable(&mut self, id: OperationId, socket: Socket) {
         self.make_room();
-        let operation = Operation::SendBlock { socket: open(&self.sockets, socket), span };
-        self.kernel.push(Tag { kind: Kind::Send, id }, operation);
+        let operation = Operation::Writable { socket: open(&self.sockets, socket) };
+        self.kernel.push(Tag { kind: Kind::Writable, id }, operation);
     }
 
     fn shut_down(&mut self, socket: Socket, direction: Direction) {
@@ -264,7 +301,7 @@ fn open<D>(sockets: &[Option<D>], socket: Socket) -> &D {
 fn send_outcome(result: Result<usize, Errno>) -> Result<usize, SendFault> {
     match result {
         Ok(count) => Ok(count),
-        Err(Errno::EINTR | Errno::EAGAIN) => Ok(0),
+        Err(Errno::EINTR) => Ok(0),
         Err(
             Errno::EPIPE | Errno::ECONNRESET | Errno::ETIMEDOUT | Errno::EHOSTUNREACH | Errno::ENETUNREACH,
         ) => Err(SendFault::PeerLost),

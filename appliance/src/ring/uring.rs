@@ -1,5 +1,5 @@
-//! [`Kernel`] on io_uring: multishot accept and receive, plain SEND, a poll on the worker's eventfd. It decides nothing:
-//! that is [`super::sockets`].
+//! [`Kernel`] on io_uring: multishot accept and receive, SEND, SENDMSG and SEND_ZC, polls; and on sendfile(2). It decides
+//! nothing: that is [`super::sockets`].
 //!
 //! Needs Linux 6.1 (`DEFER_TASKRUN`), found by trying, never by a version. Contract of its memory: see
 //! [`super::buffers`] and `sys::arena`.
@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use nix::errno::Errno;
+use nix::sys::sendfile::sendfile;
 use nix::sys::socket::{Shutdown, shutdown};
 
 use super::Direction;
@@ -20,13 +21,15 @@ use super::buffers::{HeadPlaces, RECEIVE_COUNT, ReceiveBuffers};
 use super::kernel::{Entry, Kernel, Kind, Operation, Tag};
 use super::sockets::SocketRing;
 use crate::clock::{Now, Wall};
-use crate::sys::arena::Arena;
+use crate::sys::arena::{Arena, BlockSpan};
 use crate::sys::{self, EventWaker};
 
 const ENTRIES: u32 = 1024;
 /// A multishot operation completes many times.
 const COMPLETIONS: u32 = 16 * ENTRIES;
 const RECEIVE_GROUP: u16 = 0;
+/// With MSG_DONTWAIT a send does not wait in the kernel for a slow reader, with the block that it sends from.
+const SEND_FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
 
 /// The ring of a worker that serves.
 pub type UringRing = SocketRing<UringKernel>;
@@ -101,8 +104,15 @@ impl UringKernel {
         assert!(pushed.is_ok(), "the ring above looks for room first");
     }
 
-    fn entry(&mut self, entry: &cqueue::Entry) -> Entry<OwnedFd> {
+    /// None: a SEND_ZC that was told already has now ended in the kernel too. What it was lent needs no more than that:
+    /// its block is detached, whenever that is.
+    fn entry(&mut self, entry: &cqueue::Entry) -> Option<Entry<OwnedFd>> {
+        if cqueue::notif(entry.flags()) {
+            self.lent -= 1;
+            return None;
+        }
         let tag = Tag::from_bits(entry.user_data());
+        // Of a SEND_ZC it says that a notification comes, whatever the result.
         let more = cqueue::more(entry.flags());
         if !more && matches!(tag.kind, Kind::Receive | Kind::Send) {
             self.lent -= 1;
@@ -122,7 +132,24 @@ impl UringKernel {
             }
         });
         let result = usize::try_from(entry.result()).map_err(|_| Errno::from_raw(-entry.result()));
-        Entry { tag, result, more, buffer, socket }
+        Some(Entry { tag, result, more, buffer, socket })
+    }
+
+    /// Heads and a block's first bytes go in one message, so that a small answer is one operation and one packet.
+    fn send_bytes(
+        &mut self,
+        tag: Tag,
+        fd: types::Fd,
+        bytes: &[u8],
+        block: Option<BlockSpan>,
+        flags: i32,
+    ) -> squeue::Entry {
+        let slot = index(tag.id.slot);
+        let (start, count) = self.heads.fill(slot, bytes);
+        let Some(span) = block else { return send(fd, start, count, flags) };
+        let message = self.heads.message(slot, (start, count), (self.arena.address(span), span.bytes));
+        let flags = u32::try_from(flags | SEND_FLAGS).expect("flags are positive");
+        opcode::SendMsg::new(fd, message).flags(flags).build()
     }
 }
 
@@ -149,20 +176,31 @@ impl Kernel for UringKernel {
         let fd = |descriptor: &OwnedFd| types::Fd(descriptor.as_raw_fd());
         let entry = match operation {
             Operation::Accept { listener } => {
-                opcode::AcceptMulti::new(fd(listener)).flags(libc::SOCK_CLOEXEC).build()
+                // Non-blocking for sendfile; operations of io_uring wait as before unless they say otherwise.
+                opcode::AcceptMulti::new(fd(listener)).flags(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK).build()
             }
             Operation::Receive { socket } => {
                 self.lent += 1;
                 opcode::RecvMulti::new(fd(socket), RECEIVE_GROUP).build()
             }
-            Operation::SendBytes { socket, bytes, more } => {
+            Operation::SendBytes { socket, bytes, block, more } => {
                 self.lent += 1;
-                let (start, count) = self.heads.fill(index(tag.id.slot), bytes);
-                send(fd(socket), start, count, if more { libc::MSG_MORE } else { 0 })
+                let flags = if more { libc::MSG_MORE } else { 0 };
+                self.send_bytes(tag, fd(socket), bytes, block, flags)
             }
             Operation::SendBlock { socket, span } => {
                 self.lent += 1;
                 send(fd(socket), self.arena.address(span), span.bytes, 0)
+            }
+            Operation::SendBlockZeroCopy { socket, span } => {
+                self.lent += 1;
+                self.arena.lend(span);
+                let length = u32::try_from(span.bytes).expect("a send is shorter than 4 GiB");
+                opcode::SendZc::new(fd(socket), self.arena.address(span), length).flags(SEND_FLAGS).build()
+            }
+            Operation::Writable { socket } => {
+                let writable = u32::try_from(libc::POLLOUT).expect("a poll flag is positive");
+                opcode::PollAdd::new(fd(socket), writable).build()
             }
             Operation::Wakes => {
                 let readable = u32::try_from(libc::POLLIN).expect("a poll flag is positive");
@@ -188,12 +226,17 @@ impl Kernel for UringKernel {
 
     fn reap(&mut self, entries: &mut Vec<Entry<OwnedFd>>) {
         while let Some(entry) = { self.ring.completion().next() } {
-            entries.push(self.entry(&entry));
+            entries.extend(self.entry(&entry));
         }
     }
 
     fn take_wakes(&mut self) {
         self.waker.take();
+    }
+
+    fn send_file(&mut self, socket: &OwnedFd, span: BlockSpan) -> Result<usize, Errno> {
+        let offset = i64::try_from(self.arena.lend(span)).expect("the arena's length fits 64 bits");
+        sendfile(socket, self.arena.memfd(), Some(&mut { offset }), span.bytes)
     }
 
     fn set_no_delay(&mut self, socket: &OwnedFd) -> Result<(), Errno> {
@@ -220,7 +263,7 @@ impl Kernel for UringKernel {
 
 fn send(fd: types::Fd, start: *const u8, count: usize, flags: i32) -> squeue::Entry {
     let length = u32::try_from(count).expect("a send is shorter than 4 GiB");
-    opcode::Send::new(fd, start, length).flags(flags | libc::MSG_NOSIGNAL).build()
+    opcode::Send::new(fd, start, length).flags(flags | SEND_FLAGS).build()
 }
 
 fn entered(outcome: io::Result<usize>) -> Result<(), Errno> {
@@ -288,6 +331,8 @@ fn probe(ring: &IoUring) -> Result<(), RingError> {
         (opcode::AcceptMulti::CODE, "accept"),
         (opcode::RecvMulti::CODE, "receive"),
         (opcode::Send::CODE, "send"),
+        (opcode::SendMsg::CODE, "sendmsg"),
+        (opcode::SendZc::CODE, "zero-copy send"),
         (opcode::PollAdd::CODE, "poll"),
         (opcode::AsyncCancel::CODE, "cancel"),
     ];

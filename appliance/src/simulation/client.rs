@@ -227,8 +227,7 @@ impl Client {
         } else {
             wire.to_client.len()
         };
-        self.input.extend_from_slice(&wire.to_client[..count]);
-        wire.to_client.drain(..count);
+        wire.to_client.take(count, &mut self.input, &self.shared);
         self.received += count;
         self.tally.received_bytes += u64::try_from(count).unwrap();
         self.shared.note(u64::try_from(count).unwrap());

@@ -36,7 +36,11 @@ faults! {
     CancelMissed, true, 0, "A cancel finds nothing to cancel.";
     CancelRaced, true, 300, "Data arrive between a cancel and its effect.";
     SendShort, true, 0, "A send sends less than there was room for.";
-    SendInterrupted, true, 100, "EINTR or EAGAIN from a send.";
+    SendInterrupted, true, 100, "EINTR from a send.";
+    SendFull, true, 0, "EAGAIN from a send: the socket is full.";
+    WritableInVain, true, 200, "A socket is called writable and takes nothing.";
+    PagesLent, true, 0, "Pages of a block wait in a queue, not copied.";
+    DetachedInFlight, true, 0, "A block was detached while pages of it were waiting in a queue.";
     SendNoMemory, false, 10, "ENOBUFS from a send.";
     ShutDownRefused, true, 300, "ENOTCONN from shutdown.";
     QueueFull, true, 0, "The submission queue is full.";

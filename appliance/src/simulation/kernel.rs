@@ -1,8 +1,8 @@
 //! The fake kernel below a worker's ring: queues with bounds, operations that complete in any order, in any part, or not
 //! yet, receive buffers that run out.
 //!
-//! What a SEND sends is read from the arena when it *completes*, as the real one may: a block that was given away
-//! meanwhile shows as wrong bytes.
+//! What a SEND sends is read from the arena when it *completes*, as the real one may; what sendfile or SEND_ZC sends, when
+//! the client reads it. A block that was given away meanwhile shows as wrong bytes.
 
 use std::collections::VecDeque;
 use std::net::TcpListener;
@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::errno::Errno;
 
 use super::faults::Fault;
+use super::network::Queue;
 use super::shared::Shared;
 use crate::clock::{Now, Wall};
 use crate::ring::Direction;
@@ -58,8 +59,9 @@ impl Drop for FakeSocket {
 enum Task {
     Accept,
     Receive { wire: usize },
-    SendBytes { wire: usize, bytes: Vec<u8> },
-    SendBlock { wire: usize, span: BlockSpan },
+    SendBytes { wire: usize, bytes: Vec<u8>, block: Option<BlockSpan> },
+    SendBlock { wire: usize, span: BlockSpan, lent: bool },
+    Writable { wire: usize },
     Wakes,
     Cancel { tag: Tag },
 }
@@ -67,9 +69,10 @@ enum Task {
 impl Task {
     fn wire(&self) -> Option<usize> {
         match self {
-            Self::Receive { wire } | Self::SendBytes { wire, .. } | Self::SendBlock { wire, .. } => {
-                Some(*wire)
-            }
+            Self::Receive { wire }
+            | Self::SendBytes { wire, .. }
+            | Self::SendBlock { wire, .. }
+            | Self::Writable { wire } => Some(*wire),
             Self::Accept | Self::Wakes | Self::Cancel { .. } => None,
         }
     }
@@ -102,7 +105,7 @@ pub struct FakeKernel {
 impl FakeKernel {
     pub fn new(shared: Rc<Shared>, arena: Arc<Arena>, waker: Arc<FakeWaker>, worker: usize) -> Self {
         let mut random = shared.random.borrow_mut();
-        let (queue_max, completed_max) = (random.between(1, 24), random.between(2, 24));
+        let (queue_max, completed_max) = (random.between(1, 24), random.between(1, 16));
         let buffers = vec![None; random.between(1, 8)];
         drop(random);
         Self {
@@ -188,13 +191,26 @@ impl FakeKernel {
         let goes_on = match task {
             Task::Accept => self.progress_accept(tag),
             Task::Receive { wire } => self.progress_receive(tag, wire, cancelled),
-            Task::SendBytes { wire, bytes } => self.progress_send(tag, wire, bytes.len(), |_, into| {
-                into.copy_from_slice(&bytes[..into.len()]);
-            }),
-            Task::SendBlock { wire, span } => self.progress_send(tag, wire, span.bytes, |arena, into| {
-                let offset = i64::try_from(arena.file_offset(span)).unwrap();
-                assert_eq!(nix::sys::uio::pread(arena.memfd(), into, offset), Ok(into.len()));
-            }),
+            Task::SendBytes { wire, bytes, block } => {
+                let count = bytes.len() + block.map_or(0, |span| span.bytes);
+                self.progress_send(tag, wire, count, |arena, queue, count| {
+                    let into = queue.extend(&ZEROS[..count]);
+                    let (head, body) = into.split_at_mut(count.min(bytes.len()));
+                    head.copy_from_slice(&bytes[..head.len()]);
+                    copy_block(arena, block, body);
+                })
+            }
+            Task::SendBlock { wire, span, lent: false } => {
+                self.progress_send(tag, wire, span.bytes, |arena, queue, count| {
+                    copy_block(arena, Some(span), queue.extend(&ZEROS[..count]));
+                })
+            }
+            Task::SendBlock { wire, span, lent: true } => {
+                self.progress_send(tag, wire, span.bytes, |arena, queue, count| {
+                    lend(arena, span, queue, count)
+                })
+            }
+            Task::Writable { wire } => self.progress_writable(tag, wire),
             Task::Wakes => self.progress_wakes(tag),
             Task::Cancel { .. } => unreachable!("a cancel completes at once"),
         };
@@ -289,41 +305,60 @@ impl FakeKernel {
         tag: Tag,
         number: usize,
         length: usize,
-        copy: impl FnOnce(&Arena, &mut [u8]),
+        put: impl FnOnce(&Arc<Arena>, &mut Queue, usize),
     ) -> bool {
-        let shared = self.shared.clone();
+        let result = self.send_now(number, length, put);
+        self.complete(tag, result, false, None, None);
+        false
+    }
+
+    /// No send waits: what the wire does not take now, it does not take.
+    fn send_now(
+        &self,
+        number: usize,
+        length: usize,
+        put: impl FnOnce(&Arc<Arena>, &mut Queue, usize),
+    ) -> Result<usize, Errno> {
+        let shared = &self.shared;
         let mut network = shared.network.borrow_mut();
         let wire = &mut network.wires[number];
-        let failed = if wire.server_finished {
-            Some(Errno::EPIPE)
+        if wire.server_finished {
+            return Err(Errno::EPIPE);
         } else if wire.reset {
-            Some(if shared.chance(1, 2) { Errno::ECONNRESET } else { Errno::EPIPE })
+            return Err(if shared.chance(1, 2) { Errno::ECONNRESET } else { Errno::EPIPE });
         } else if shared.strikes(Fault::SendInterrupted) {
-            Some(if shared.chance(1, 2) { Errno::EINTR } else { Errno::EAGAIN })
+            return Err(Errno::EINTR);
         } else if shared.strikes(Fault::SendNoMemory) {
-            Some(Errno::ENOBUFS)
-        } else {
-            None
-        };
-        if let Some(errno) = failed {
-            self.complete(tag, Err(errno), false, None, None);
-            return false;
+            return Err(Errno::ENOBUFS);
         }
-        let room = wire.capacity.saturating_sub(wire.to_client.len()).min(length).min(ZEROS.len());
+        let room = wire.room().min(length).min(ZEROS.len());
         if room == 0 {
-            return true;
+            shared.saw(Fault::SendFull);
+            return Err(Errno::EAGAIN);
         }
         let count = if shared.chance(1, 2) { room } else { shared.below(room) + 1 };
         if count < length {
             shared.saw(Fault::SendShort);
         }
-        let start = wire.to_client.len();
-        wire.to_client.extend_from_slice(&ZEROS[..count]);
-        copy(&self.arena, &mut wire.to_client[start..]);
-        wire.sent(count, &shared);
+        put(&self.arena, &mut wire.to_client, count);
+        if wire.to_client.is_lent() {
+            shared.saw(Fault::PagesLent);
+        }
+        wire.sent(count, shared);
         network.sent_bytes += u64::try_from(count).unwrap();
-        self.complete(tag, Ok(count), false, None, None);
-        false
+        Ok(count)
+    }
+
+    fn progress_writable(&mut self, tag: Tag, number: usize) -> bool {
+        let shared = self.shared.clone();
+        let network = shared.network.borrow();
+        let wire = &network.wires[number];
+        let over = wire.reset || wire.server_finished || wire.server_shut;
+        let goes_on = !over && wire.room() == 0 && !shared.strikes(Fault::WritableInVain);
+        if !goes_on {
+            self.complete(tag, Ok(1), false, None, None);
+        }
+        goes_on
     }
 
     /// Goes through what is in flight in an order, and as far, as the seed says.
@@ -387,14 +422,20 @@ impl Kernel for FakeKernel {
         let task = match operation {
             Operation::Accept { .. } => Task::Accept,
             Operation::Receive { socket } => Task::Receive { wire: socket.wire() },
-            Operation::SendBytes { socket, bytes, more: _ } => {
+            Operation::SendBytes { socket, bytes, block, more: _ } => {
                 assert!(!bytes.is_empty() && bytes.len() <= HEAD_BYTES, "a place for a head has its size");
-                Task::SendBytes { wire: socket.wire(), bytes: bytes.to_vec() }
+                assert!(block.is_none_or(|span| span.bytes > 0), "a send of nothing");
+                Task::SendBytes { wire: socket.wire(), bytes: bytes.to_vec(), block }
             }
             Operation::SendBlock { socket, span } => {
                 assert!(span.bytes > 0, "a send of nothing");
-                Task::SendBlock { wire: socket.wire(), span }
+                Task::SendBlock { wire: socket.wire(), span, lent: false }
             }
+            Operation::SendBlockZeroCopy { socket, span } => {
+                assert!(span.bytes > 0, "a send of nothing");
+                Task::SendBlock { wire: socket.wire(), span, lent: true }
+            }
+            Operation::Writable { socket } => Task::Writable { wire: socket.wire() },
             Operation::Wakes => Task::Wakes,
             Operation::Cancel { tag } => Task::Cancel { tag },
         };
@@ -434,6 +475,13 @@ impl Kernel for FakeKernel {
         self.waker.0.store(false, Ordering::Relaxed);
     }
 
+    fn send_file(&mut self, socket: &FakeSocket, span: BlockSpan) -> Result<usize, Errno> {
+        assert!(span.bytes > 0, "a send of nothing");
+        // Told in the next turn, for which nobody waits.
+        self.shared.happened();
+        self.send_now(socket.wire(), span.bytes, |arena, queue, count| lend(arena, span, queue, count))
+    }
+
     fn set_no_delay(&mut self, _socket: &FakeSocket) -> Result<(), Errno> {
         if self.shared.strikes(Fault::NoDelayRefused) { Err(Errno::EINVAL) } else { Ok(()) }
     }
@@ -455,4 +503,18 @@ impl Kernel for FakeKernel {
         let held = self.buffers[usize::from(buffer)].take();
         assert!(held.is_some(), "a buffer is given to the kernel twice");
     }
+}
+
+fn copy_block(arena: &Arena, span: Option<BlockSpan>, into: &mut [u8]) {
+    if into.is_empty() {
+        return;
+    }
+    let offset = arena.file_offset(span.expect("more than the head is sent only with a block"));
+    let read = nix::sys::uio::pread(arena.memfd(), into, i64::try_from(offset).unwrap());
+    assert_eq!(read, Ok(into.len()));
+}
+
+fn lend(arena: &Arc<Arena>, span: BlockSpan, queue: &mut Queue, count: usize) {
+    queue.extend(&ZEROS[..count]);
+    queue.lend(count, arena.lend_pages(span), arena);
 }

@@ -1,7 +1,11 @@
 //! TCP connections between clients and workers, as far as both can tell them apart from real ones.
 
+use std::sync::Arc;
+
 use super::faults::Fault;
 use super::shared::Shared;
+use crate::sys::arena::Arena;
+use crate::sys::arena::past::Lent;
 
 #[derive(Default)]
 pub struct Network {
@@ -13,11 +17,82 @@ pub struct Network {
     pub sent_bytes: u64,
 }
 
+/// Bytes on their way. Some are not copied: they are read from their pages by who takes them out.
+#[derive(Default)]
+pub struct Queue {
+    bytes: Vec<u8>,
+    lent: Vec<Borrowed>,
+}
+
+struct Borrowed {
+    /// In the queue.
+    start: usize,
+    bytes: usize,
+    /// Of the pages' bytes, so many have been taken out.
+    taken: usize,
+    pages: Lent,
+    arena: Arc<Arena>,
+}
+
+impl Queue {
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Room for so many more, to be written.
+    pub fn extend(&mut self, zeros: &[u8]) -> &mut [u8] {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(zeros);
+        &mut self.bytes[start..]
+    }
+
+    /// The room that was made last is of these pages.
+    pub fn lend(&mut self, bytes: usize, pages: Lent, arena: &Arc<Arena>) {
+        let start = self.bytes.len() - bytes;
+        self.lent.push(Borrowed { start, bytes, taken: 0, pages, arena: arena.clone() });
+    }
+
+    pub fn is_lent(&self) -> bool {
+        !self.lent.is_empty()
+    }
+
+    pub fn truncate(&mut self, length: usize) {
+        self.bytes.truncate(length);
+        self.lent.retain(|part| part.start < length);
+        for part in &mut self.lent {
+            part.bytes = part.bytes.min(length - part.start);
+        }
+    }
+
+    pub fn take(&mut self, count: usize, into: &mut Vec<u8>, shared: &Shared) {
+        for part in &mut self.lent {
+            let end = (part.start + part.bytes).min(count);
+            if part.start < end {
+                if part.arena.is_past(part.pages) {
+                    shared.saw(Fault::DetachedInFlight);
+                }
+                let bytes = &mut self.bytes[part.start..end];
+                part.arena.read_lent(part.pages, part.taken, bytes);
+                part.taken += bytes.len();
+                part.bytes -= bytes.len();
+                part.start = end;
+            }
+            part.start -= count.min(part.start);
+        }
+        self.lent.retain(|part| part.bytes > 0);
+        into.extend(self.bytes.drain(..count));
+    }
+}
+
 /// One TCP connection, both ways.
 #[derive(Default)]
 pub struct Wire {
     pub to_server: Vec<u8>,
-    pub to_client: Vec<u8>,
+    pub to_client: Queue,
     /// How much `to_client` holds before a SEND has to wait.
     pub capacity: usize,
     /// The network resets the connection when so many bytes more have gone to the client.
@@ -39,6 +114,10 @@ impl Network {
 }
 
 impl Wire {
+    pub fn room(&self) -> usize {
+        self.capacity.saturating_sub(self.to_client.len())
+    }
+
     /// Bytes that had arrived and were not read may be lost.
     pub fn reset(&mut self, shared: &Shared) {
         self.reset = true;

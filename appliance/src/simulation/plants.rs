@@ -23,6 +23,11 @@ fn simulation_finds_a_lease_that_ends_at_submission() {
 }
 
 #[test]
+fn simulation_finds_a_block_that_is_not_detached() {
+    found(Plant::DetachSkipped, 1_500, &["wrong byte"]);
+}
+
+#[test]
 fn simulation_finds_that_checksums_are_skipped() {
     found(Plant::ChecksumSkipped, 400, &["wrong byte"]);
 }
@@ -89,5 +94,5 @@ fn simulation_finds_a_waker_that_is_not_armed_again() {
 
 #[test]
 fn simulation_finds_that_completions_are_not_taken_from_a_full_queue() {
-    found(Plant::CompletionsNotTaken, 1_000, &["the worker spins"]);
+    found(Plant::CompletionsNotTaken, 3_000, &["the worker spins"]);
 }

@@ -23,8 +23,8 @@ use crate::endings::Ending;
 use crate::holdings::{Holdings, VolumeIndex};
 use crate::memory::{Answer, Mailbox, Memory};
 use crate::metrics::WorkerCounters;
-use crate::ring::Ring as _;
 use crate::ring::sockets::SocketRing;
+use crate::ring::{Ring as _, Way};
 use crate::sys::Wake;
 use crate::sys::arena::Arena;
 use crate::tuning::{Planted, Tuning};
@@ -92,6 +92,7 @@ fn random_tuning(random: &mut Random, harmless: bool, planted: Planted) -> Tunin
     Tuning {
         block_bytes: 256 * 1024,
         send_quantum_bytes: random.between(1_000, 100_000),
+        first_piece_bytes: random.between(1, 20_000),
         receive_slack_bytes: if harmless { tuning.receive_slack_bytes } else { random.between(1, 8_000) },
         ..tuning
     }
@@ -110,6 +111,7 @@ impl Run {
         let faults: Vec<_> = (0..SITE.volumes)
             .map(|_| if harmless { Faults::harmless(&mut random) } else { Faults::random(&mut random) })
             .collect();
+        let way = *random.pick(&Way::ALL);
         let schedule = Schedule::random(&mut random, harmless);
         let shared = Rc::new(Shared::new(random, count, !harmless));
         let (arena, blocks) = Arena::new(tuning.block_bytes, blocks).unwrap();
@@ -140,7 +142,7 @@ impl Run {
             let kernel =
                 FakeKernel::new(shared.clone(), memory.arena().clone(), wakers[index].clone(), index);
             let listener = kernel.listener();
-            let mut ring = SocketRing::new(kernel, planted);
+            let mut ring = SocketRing::new(kernel, way, planted);
             let listener = ring.listen_on(listener);
             ring.accept(listener);
             Worker::new(setup, ring)

@@ -5,6 +5,7 @@
 pub mod arena;
 pub mod inherited;
 pub mod locked;
+pub mod machine;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

@@ -18,7 +18,8 @@ pub struct Slot {
     /// The receive was asked to end.
     pub pausing: bool,
     pub sending: bool,
-    pub sending_body: bool,
+    /// It was asked when the socket takes bytes again.
+    pub polling: bool,
     pub closing: bool,
     pub waiting: Option<Wait>,
     /// A wait that was given up when its answer was on its way.
@@ -94,7 +95,7 @@ impl Slot {
             receiving: false,
             pausing: false,
             sending: false,
-            sending_body: false,
+            polling: false,
             closing: false,
             waiting: None,
             owed: None,

@@ -105,7 +105,7 @@ impl Disks {
         format!(
             "state = '{folder}/state'\nsocket = '{folder}/server.sock'\n\
              [[volume]]\npath = '{folder}/volume-0'\n[[volume]]\npath = '{folder}/volume-1'\n\
-             [server]\nlisten = ['127.0.0.1:0']\nmanagement = '127.0.0.1:0'\nworkers = 2\nmemory_mib = 16\n\
+             [server]\nlisten = ['127.0.0.1:0']\nmanagement = '127.0.0.1:0'\nworkers = 2\nmemory_mib = 16\nway = 'sendfile'\n\
              [server.limits]\n{limits}\n\
              [agent]\nappliance = 'box-a'\ncluster = 'lab'\ncontrol = 'http://127.0.0.1:9'\n\
              base_url = 'http://127.0.0.1:9'\nkey_file = '{folder}/agent.key'\n"

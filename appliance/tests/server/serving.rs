@@ -5,6 +5,10 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use appliance::clock::Now;
+use appliance::server::Server;
+use content::box_config::BoxConfig;
+
 use crate::fixture::{Disks, Item, Wire, item, pack_of, wait_until};
 use content::catalogue::{CATALOGUE_FOLDER, generation_name};
 use content::control_socket::ServerRequest;
@@ -312,4 +316,27 @@ fn a_server_without_a_catalogue_serves_404_and_takes_the_first_one() {
     site.tell(&ServerRequest::Publish { generation: 1 }).unwrap();
     assert_eq!(wire.get(&site.target(&items[1]), "").content, items[1].bytes);
     site.server.stop();
+}
+
+/// The figures are kept: the next start takes the same way for the same reason, and measures nothing.
+#[test]
+fn a_first_start_measures_the_ways_out_and_the_next_one_knows_them() {
+    let disks = Disks::new();
+    disks.write(1, &[item(1_000, 1)]);
+    let text = disks.config_text("").replace("way = 'sendfile'\n", "");
+    let note = disks.folder.path().join("state/ways.json");
+    let mut known = Vec::new();
+    for (when, other) in [("measured at this start", false), ("kept from an earlier start", true)] {
+        assert_eq!(note.exists(), other);
+        let server = Server::start(BoxConfig::parse(&text).unwrap(), None).unwrap();
+        let health = server.service.health();
+        assert!(health.way_reason.starts_with(when), "{}", health.way_reason);
+        assert!(health.capacity.bits_per_second > 0, "{:?}", health.capacity);
+        let metrics = server.service.exposition(Now(1));
+        let bits = "oca_capacity_bits_per_second{resource=\"cpu\"}";
+        assert!(metrics.contains(bits), "{metrics}");
+        known.push((health.way, health.capacity));
+        server.stop();
+    }
+    assert_eq!(known[0], known[1]);
 }

@@ -276,6 +276,9 @@ pub struct ServerFigures {
     pub memory_hits: u64,
     pub memory_misses: u64,
     pub rate_bps: u64,
+    /// What the box can carry, as it measured itself, bits per second; 0: it has not.
+    #[serde(default)]
+    pub capacity_bps: u64,
 }
 
 /// `content::report::Orders`

@@ -372,6 +372,7 @@ pub mod tests {
             memory_hits: 0,
             memory_misses: 0,
             rate_bps: 0,
+            capacity_bps: 0,
         };
         ServerStatus {
             generation,

@@ -27,7 +27,7 @@ const ASK: Duration = Duration::from_secs(10);
 pub fn box_toml(control: SocketAddr, media: SocketAddr) -> String {
     format!(
         "state = \"/data/state\"\nsocket = \"/run/server.sock\"\n\n[[volume]]\npath = \"/data/volume\"\n\n\
-         [server]\nlisten = [\"{GUEST_MEDIA}\"]\nmanagement = \"127.0.0.1:9080\"\nmemory_mib = 64\n\n\
+         [server]\nlisten = [\"{GUEST_MEDIA}\"]\nmanagement = \"127.0.0.1:9080\"\nmemory_mib = 64\nway = \"send\"\n\n\
          [agent]\nappliance = \"{APPLIANCE}\"\ncluster = \"{CLUSTER}\"\ncontrol = \"http://{HOST}:{port}\"\n\
          base_url = \"http://{media}\"\nkey_file = \"/etc/agent.key\"\n",
         port = control.port(),
