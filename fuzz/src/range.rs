@@ -2,7 +2,8 @@
 //!
 //! Input: eight bytes, the object's size; then the field's value.
 
-use appliance::http::range::{Selection, select};
+use appliance::http::range::{GAP_BYTES, PARTS_MAX, Selection, select};
+use content::id::ByteSpan;
 
 pub fn run(mut data: &[u8]) {
     let size = u64::from_le_bytes(crate::take(&mut data));
@@ -18,22 +19,31 @@ fn check(field: &[u8], size: u64) {
         assert_eq!(found, Selection::Whole, "{size}: nothing is asked for");
         return;
     };
-    match found {
-        Selection::Whole => panic!("{size}: a range is asked for and overlooked"),
-        Selection::Unsatisfiable => {
-            assert!(probes(size).all(|at| !selects(at)), "{size}: a byte of it is there")
-        }
-        Selection::Part(span) => {
-            assert!(span.last() < size);
-            assert!(selects(span.first()) && selects(span.last()));
-            assert!(span.first() == 0 || !selects(span.first() - 1));
-            assert!(span.last() == size - 1 || !selects(span.last() + 1));
-        }
+    let spans: Vec<_> = match found {
+        // Only for being too many; each one takes two characters and a comma.
+        Selection::Whole => return assert!(field.len() > 3 * PARTS_MAX, "{size}: a range is overlooked"),
+        Selection::Unsatisfiable => Vec::new(),
+        Selection::Part(span) => vec![span],
+        Selection::Parts(parts) => parts.spans().collect(),
+    };
+    assert!(spans.len() <= PARTS_MAX && (spans.len() != 1) == !matches!(found, Selection::Part(_)));
+    let sent = |at: u64| spans.iter().any(|span| (span.first()..=span.last()).contains(&at));
+    for span in &spans {
+        assert!(span.last() < size && selects(span.first()) && selects(span.last()));
+        assert!(span.first() == 0 || !selects(span.first() - 1));
+        assert!(span.last() == size - 1 || !selects(span.last() + 1));
     }
-    if size < 48
-        && let Selection::Part(span) = found
-    {
-        assert!((0..size).all(|at| selects(at) == (span.first()..=span.last()).contains(&at)));
+    for (index, span) in spans.iter().enumerate() {
+        let apart = |other: &ByteSpan| {
+            span.first().saturating_sub(other.last()) > GAP_BYTES
+                || other.first().saturating_sub(span.last()) > GAP_BYTES
+        };
+        assert!(spans[index + 1..].iter().all(apart), "two parts could be one");
+    }
+    assert!(probes(size).all(|at| sent(at) || !selects(at)), "{size}: a byte that is asked for is not sent");
+    if size < 48 {
+        // So small an object has no gap that is worth a part.
+        assert!(spans.len() <= 1);
     }
 }
 
@@ -43,8 +53,10 @@ fn probes(size: u64) -> impl Iterator<Item = u64> {
     (0..size.min(48)).chain(ends).filter(move |at| *at < size)
 }
 
+type Selects = Box<dyn Fn(u64) -> bool>;
+
 /// Whether a byte is asked for. None: the field asks for nothing that an answer could be a part for.
-fn slow(field: &[u8], size: u64) -> Option<Box<dyn Fn(u64) -> bool>> {
+fn slow(field: &[u8], size: u64) -> Option<Selects> {
     let at = field.iter().position(|byte| *byte == b'=')?;
     if field[..at].to_ascii_lowercase() != b"bytes" {
         return None;
@@ -63,7 +75,11 @@ fn slow(field: &[u8], size: u64) -> Option<Box<dyn Fn(u64) -> bool>> {
             specs.push(element);
         }
     }
-    let [spec] = &specs[..] else { return None };
+    let each: Vec<Selects> = specs.iter().map(|spec| slow_one(spec, size)).collect::<Option<_>>()?;
+    (!each.is_empty()).then(|| Box::new(move |at| each.iter().any(|selects| selects(at))) as Selects)
+}
+
+fn slow_one(spec: &[u8], size: u64) -> Option<Selects> {
     let ends: Vec<&[u8]> = spec.split(|byte| *byte == b'-').collect();
     let [first, last] = ends[..] else { return None };
     if first.is_empty() {

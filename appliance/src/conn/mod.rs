@@ -291,7 +291,7 @@ impl Connection {
             Failure::Disk => (Refusal::DiskFailed, Ending::DiskFailed),
             Failure::Busy => (Refusal::Overloaded, Ending::Overloaded),
         };
-        if self.head_sent > 0 {
+        if response.begun {
             // Part of the answer has left. What is missing must be seen to be missing (RFC 9112 8).
             return self
                 .close(State::Fetching(Fetching { response, deadline, retry_at: None }), Ending::BodyFailed);
@@ -317,22 +317,33 @@ impl Connection {
                 lease.span(offset, bytes)
             });
             let bytes = block.map_or(0, |span| span.bytes);
-            let more = response.bytes_left() > u64::try_from(bytes).expect("within a block");
+            let more =
+                response.bytes_left() > u64::try_from(bytes).expect("within a block") || response.has_parts();
             self.send(response, lease, head_left + bytes, now, context);
             return Action::SendHead { block, more };
         }
         let Some(lease) = lease.filter(|_| response.bytes_left() > 0) else {
             // Dropping the lease, if there is one, lets the block go.
-            return if response.bytes_left() > 0 {
-                self.fetch(response, now, context)
-            } else {
-                self.finish(response, now, context)
-            };
+            return self.go_on(response, now, context);
         };
         let (offset, bytes) = response.piece(context.tuning.send_quantum_bytes, context.tuning);
         let span = lease.span(offset, bytes);
         self.send(response, Some(lease), bytes, now, context);
         Action::SendBlock(span)
+    }
+
+    /// The head has left, and no block is there.
+    fn go_on(&mut self, mut response: Response, now: Now, context: &Context<'_>) -> Action {
+        if response.bytes_left() > 0 {
+            return self.fetch(response, now, context);
+        }
+        self.head.clear();
+        self.head_sent = 0;
+        if response.next_part(&mut self.head) {
+            self.resume(response, now, context)
+        } else {
+            self.finish(response, now, context)
+        }
     }
 
     fn send(
@@ -389,7 +400,7 @@ impl Connection {
         }
     }
 
-    /// Goes on where the socket was full.
+    /// Goes on with what is next, be it of a block or not.
     fn resume(&mut self, response: Response, now: Now, context: &Context<'_>) -> Action {
         if response.bytes_left() > 0 {
             self.fetch(response, now, context)

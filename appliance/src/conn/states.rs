@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use content::id::ByteSpan;
+
 use super::Context;
 use crate::clock::Now;
 use crate::endings::Ending;
-use crate::holdings::Generation;
+use crate::holdings::{FileRef, Generation};
 use crate::http::decide::{Body, Decision};
+use crate::http::multipart::Multipart;
 use crate::memory::{BlockKey, Lease};
 use crate::tuning::{Plant, Tuning};
 
@@ -61,6 +64,10 @@ pub struct Lingering {
 pub struct Response {
     /// What has not left yet. Empty bodies are None.
     body: Option<Body>,
+    /// What of several parts is left behind `body`.
+    parts: Option<Box<Parts>>,
+    /// Something of the answer has left: it cannot be taken back.
+    pub begun: bool,
     pub keep_open: bool,
     pub ending: Ending,
     pub close_ending: Ending,
@@ -74,6 +81,26 @@ pub struct Response {
     asked: Option<BlockKey>,
     /// While it is held, what it names is not unlinked (DESIGN §3).
     _generation: Option<Arc<Generation>>,
+}
+
+/// Parts of one object, of which one has been begun.
+struct Parts {
+    left: Multipart,
+    file: FileRef,
+    /// Where the object begins in the file.
+    base: u64,
+}
+
+impl Parts {
+    fn new(left: Multipart, first: Body) -> Self {
+        let before = left.first().map_or(0, ByteSpan::first);
+        Self { left, file: first.file, base: first.offset - before }
+    }
+
+    fn next(&mut self, head: &mut Vec<u8>) -> Option<Body> {
+        let span = self.left.next(head)?;
+        Some(Body { file: self.file, offset: self.base + span.first(), bytes: span.count() })
+    }
 }
 
 impl Heading {
@@ -94,7 +121,9 @@ impl Response {
     pub fn new(decision: Decision, now: Now, context: &Context<'_>) -> Self {
         let planted = context.tuning.planted;
         Self {
-            body: decision.body.filter(|body| body.bytes > 0),
+            body: decision.body,
+            parts: decision.parts.zip(decision.body).map(|(left, first)| Box::new(Parts::new(*left, first))),
+            begun: false,
             keep_open: decision.keep_open,
             ending: decision.ending,
             close_ending: decision.close_ending,
@@ -111,6 +140,8 @@ impl Response {
         let deadline = after_ms(now, context.decide.limits.request_ms_max);
         Self {
             body: None,
+            parts: None,
+            begun: false,
             keep_open: false,
             ending,
             close_ending: ending,
@@ -124,12 +155,28 @@ impl Response {
 
     pub fn become_refusal(&mut self, ending: Ending, keep_open: bool) {
         self.body = None;
+        self.parts = None;
         self.ending = ending;
         self.keep_open = keep_open;
     }
 
     pub fn bytes_left(&self) -> u64 {
         self.body.map_or(0, |body| body.bytes)
+    }
+
+    /// Whether something comes behind the body that is being sent.
+    pub fn has_parts(&self) -> bool {
+        self.parts.is_some()
+    }
+
+    /// Goes on to the next part: appends what stands before it, or what ends them all. False: there is nothing more.
+    pub fn next_part(&mut self, head: &mut Vec<u8>) -> bool {
+        let Some(parts) = &mut self.parts else { return false };
+        self.body = parts.next(head);
+        if self.body.is_none() {
+            self.parts = None;
+        }
+        true
     }
 
     /// The block with the next byte, and the one behind it if the body reaches into it.
@@ -164,6 +211,7 @@ impl Response {
 
     /// Something has left.
     pub fn progressed(&mut self) {
+        self.begun = true;
         self.stalled_at = None;
         self.fulls = 0;
     }

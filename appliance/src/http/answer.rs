@@ -13,6 +13,7 @@ use content::id::{ByteSpan, ObjectId};
 use crate::endings::Ending;
 
 use super::head::Version;
+use super::multipart::Multipart;
 
 const COMMON: &str = "Access-Control-Allow-Origin: *\r\n\
     Access-Control-Expose-Headers: Accept-Ranges, Cache-Status, Content-Length, Content-Range, Date, ETag, Retry-After\r\n\
@@ -30,29 +31,49 @@ pub struct Persistence {
     pub keep_open: bool,
 }
 
+/// How much of an object an answer has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Extent {
+    Whole,
+    Part(ByteSpan),
+    /// Boxed: few requests have it, and every connection would keep room for it.
+    Parts(Box<Multipart>),
+}
+
 /// An answer without content of its own, or with content that a disk brings.
 pub struct Object<'a> {
     pub object: ObjectId,
     pub bytes: u64,
     pub media_type: &'a str,
-    /// None: the whole.
-    pub part: Option<ByteSpan>,
+    pub extent: &'a Extent,
     /// Seconds that a copy of it may be used without asking.
     pub max_age_s: i64,
 }
 
 /// 200 or 206.
 pub fn write_object(out: &mut Vec<u8>, date: &str, object: &Object<'_>, persistence: Persistence) {
-    let status = if object.part.is_some() { "206 Partial Content" } else { "200 OK" };
+    let status = if *object.extent == Extent::Whole { "200 OK" } else { "206 Partial Content" };
     start(out, status, date);
-    let count = object.part.map_or(object.bytes, ByteSpan::count);
-    put(out, format_args!("Content-Type: {}\r\nContent-Length: {count}\r\n", object.media_type));
-    if let Some(span) = object.part {
-        put(out, format_args!("Content-Range: bytes {span}/{}\r\n", object.bytes));
+    match object.extent {
+        Extent::Whole => typed(out, object.media_type, object.bytes),
+        Extent::Part(span) => {
+            typed(out, object.media_type, span.count());
+            put(out, format_args!("Content-Range: bytes {span}/{}\r\n", object.bytes));
+        }
+        // RFC 9110 §15.3.7.2: no Content-Range here; each part has its own.
+        Extent::Parts(parts) => {
+            let count = parts.count(out);
+            put(out, format_args!("Content-Type: multipart/byteranges; boundary={}\r\n", parts.boundary()));
+            put(out, format_args!("Content-Length: {count}\r\n"));
+        }
     }
     text(out, "Accept-Ranges: bytes\r\n");
     validators(out, object);
     finish(out, persistence);
+}
+
+fn typed(out: &mut Vec<u8>, media_type: &str, count: u64) {
+    put(out, format_args!("Content-Type: {media_type}\r\nContent-Length: {count}\r\n"));
 }
 
 /// 304: the fields that a cache may have to update, and no length (RFC 9110 §15.4.5).

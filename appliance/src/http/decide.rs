@@ -12,13 +12,14 @@ use std::sync::Arc;
 
 use content::box_config::Limits;
 use content::catalogue::Entry;
-use content::id::{ByteSpan, CatalogueKey, ObjectId};
+use content::id::{CatalogueKey, ObjectId};
 use content::token::{Claims, KeyRing, TokenError, split_target};
 use jiff::fmt::rfc2822::DateTimePrinter;
 
-use super::answer::{self, Object, Persistence, Refused};
+use super::answer::{self, Extent, Object, Persistence, Refused};
 use super::conditional::{self, Verdict};
 use super::head::{FIELD_ROOM, Head, HeadError, Method, Version};
+use super::multipart::Multipart;
 use super::range::{self, Selection};
 use crate::clock::Wall;
 use crate::endings::Ending;
@@ -64,6 +65,8 @@ pub struct Decision {
     /// How many bytes of the buffer were the head: drop them.
     pub consumed: usize,
     pub body: Option<Body>,
+    /// The first part's head is written already, and `body` is the first part.
+    pub parts: Option<Box<Multipart>>,
     /// Whether another request may follow. Once false, nothing behind `consumed` may be read as a request.
     pub keep_open: bool,
     /// How the request ends if its body is sent in full.
@@ -97,15 +100,18 @@ pub fn decide(
     };
     memory.requests = memory.requests.saturating_add(1);
     let closing = closing(&head, context, memory);
-    let reply = reply(&head, context, memory, now);
+    let mut reply = reply(&head, context, memory, now);
     let persistence = Persistence { version: head.version, keep_open: closing.is_none() };
     let date = memory.date(now);
     reply.write(out, date, persistence, head.method);
+    let ending = reply.ending();
+    let body = reply.begin_body(out).filter(|_| head.method == Method::Get);
     HeadOutcome::Decided(Decision {
         consumed: head.bytes,
-        body: reply.body().filter(|_| head.method == Method::Get),
+        body,
+        parts: reply.take_parts(),
         keep_open: closing.is_none(),
-        ending: reply.ending(),
+        ending,
         close_ending: closing.unwrap_or(Ending::PeerClosed),
         generation: reply.generation(),
     })
@@ -125,23 +131,10 @@ fn closing(head: &Head<'_, '_>, context: &Context<'_>, memory: &ConnectionMemory
 }
 
 enum Reply {
-    Object {
-        generation: Arc<Generation>,
-        entry: Entry,
-        file: FileRef,
-        max_age_s: i64,
-        part: Option<ByteSpan>,
-    },
-    NotModified {
-        entry: Entry,
-        max_age_s: i64,
-    },
+    Object { generation: Arc<Generation>, entry: Entry, file: FileRef, max_age_s: i64, extent: Extent },
+    NotModified { entry: Entry, max_age_s: i64 },
     Options,
-    Refused {
-        ending: Ending,
-        detail: &'static str,
-        size: Option<u64>,
-    },
+    Refused { ending: Ending, detail: &'static str, size: Option<u64> },
 }
 
 fn refused(ending: Ending, detail: &'static str) -> Reply {
@@ -191,8 +184,16 @@ fn look_up(head: &Head<'_, '_>, path: &str, context: &Context<'_>, max_age_s: i6
         Verdict::Send => {}
     }
     match selection(head, &tag, entry.bytes) {
-        Selection::Whole => Reply::Object { generation, entry, file, max_age_s, part: None },
-        Selection::Part(span) => Reply::Object { generation, entry, file, max_age_s, part: Some(span) },
+        Selection::Whole => Reply::Object { generation, entry, file, max_age_s, extent: Extent::Whole },
+        Selection::Part(span) => {
+            Reply::Object { generation, entry, file, max_age_s, extent: Extent::Part(span) }
+        }
+        Selection::Parts(parts) => {
+            let media_type = entry.extension.media_type();
+            let parts = Multipart::new(entry.object, entry.bytes, media_type, parts);
+            let extent = Extent::Parts(Box::new(parts));
+            Reply::Object { generation, entry, file, max_age_s, extent }
+        }
         Selection::Unsatisfiable => Reply::Refused {
             ending: Ending::RangeUnsatisfiable,
             detail: "the range starts behind the object's end",
@@ -260,11 +261,16 @@ fn date_text(now: Wall) -> String {
 impl Reply {
     fn write(&self, out: &mut Vec<u8>, date: &str, persistence: Persistence, method: Method) {
         match self {
-            Self::Object { entry, max_age_s, part, .. } => {
-                answer::write_object(out, date, &object(entry, *max_age_s, *part), persistence);
+            Self::Object { entry, max_age_s, extent, .. } => {
+                answer::write_object(out, date, &object(entry, *max_age_s, extent), persistence);
             }
             Self::NotModified { entry, max_age_s } => {
-                answer::write_not_modified(out, date, &object(entry, *max_age_s, None), persistence);
+                answer::write_not_modified(
+                    out,
+                    date,
+                    &object(entry, *max_age_s, &Extent::Whole),
+                    persistence,
+                );
             }
             Self::Options => answer::write_options(out, date, persistence),
             Self::Refused { ending, detail, size } => {
@@ -275,9 +281,15 @@ impl Reply {
         }
     }
 
-    fn body(&self) -> Option<Body> {
-        let Self::Object { entry, file, part, .. } = self else { return None };
-        let (first, bytes) = part.map_or((0, entry.bytes), |span| (span.first(), span.count()));
+    /// The bytes that come first, behind the head. Writes what stands before the first of several parts.
+    fn begin_body(&mut self, out: &mut Vec<u8>) -> Option<Body> {
+        let Self::Object { entry, file, extent, .. } = self else { return None };
+        let span = match extent {
+            Extent::Whole => None,
+            Extent::Part(span) => Some(*span),
+            Extent::Parts(parts) => parts.next(out),
+        };
+        let (first, bytes) = span.map_or((0, entry.bytes), |span| (span.first(), span.count()));
         // In range: a generation is verified before it serves, and a selection lies within the entry.
         let offset = entry.offset.saturating_add(first);
         (bytes > 0).then_some(Body { file: *file, offset, bytes })
@@ -285,11 +297,20 @@ impl Reply {
 
     fn ending(&self) -> Ending {
         match self {
-            Self::Object { part: Some(_), .. } => Ending::Partial,
-            Self::Object { part: None, .. } => Ending::Complete,
+            Self::Object { extent: Extent::Part(_) | Extent::Parts(_), .. } => Ending::Partial,
+            Self::Object { extent: Extent::Whole, .. } => Ending::Complete,
             Self::NotModified { .. } => Ending::NotModified,
             Self::Options => Ending::Preflight,
             Self::Refused { ending, .. } => *ending,
+        }
+    }
+
+    /// What comes behind the first of several parts. Nothing else may be asked of the reply afterwards.
+    fn take_parts(&mut self) -> Option<Box<Multipart>> {
+        let Self::Object { extent, .. } = self else { return None };
+        match std::mem::replace(extent, Extent::Whole) {
+            Extent::Parts(parts) => Some(parts),
+            Extent::Whole | Extent::Part(_) => None,
         }
     }
 
@@ -301,9 +322,9 @@ impl Reply {
     }
 }
 
-fn object(entry: &Entry, max_age_s: i64, part: Option<ByteSpan>) -> Object<'static> {
+fn object<'a>(entry: &Entry, max_age_s: i64, extent: &'a Extent) -> Object<'a> {
     let media_type = entry.extension.media_type();
-    Object { object: entry.object, bytes: entry.bytes, media_type, part, max_age_s }
+    Object { object: entry.object, bytes: entry.bytes, media_type, extent, max_age_s }
 }
 
 fn refuse_head(error: HeadError, consumed: usize, now: Wall, out: &mut Vec<u8>) -> Decision {
@@ -315,7 +336,7 @@ fn refuse_head(error: HeadError, consumed: usize, now: Wall, out: &mut Vec<u8>) 
     };
     write_closing(ending, detail, false, now, out);
     let close_ending = Ending::RefusalClosed;
-    Decision { consumed, body: None, keep_open: false, ending, close_ending, generation: None }
+    Decision { consumed, body: None, parts: None, keep_open: false, ending, close_ending, generation: None }
 }
 
 /// What the core may have to say by itself.

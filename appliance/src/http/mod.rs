@@ -8,6 +8,7 @@ pub mod answer;
 pub mod conditional;
 pub mod decide;
 pub mod head;
+pub mod multipart;
 pub mod range;
 
 #[cfg(test)]

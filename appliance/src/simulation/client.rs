@@ -52,14 +52,14 @@ impl Arriving {
     fn is_complete(&self) -> bool {
         match &self.content {
             None => false,
-            Some(Content::Expected { sent }) => *sent == self.request.content().len(),
+            Some(Content::Expected { bytes, sent }) => *sent == bytes.len(),
             Some(Content::Words { left }) => *left == 0,
         }
     }
 
     /// Its head promised a body of which nothing came.
     fn is_bodiless(&self) -> bool {
-        matches!(self.content, Some(Content::Expected { sent: 0 })) && !self.is_complete()
+        matches!(self.content, Some(Content::Expected { sent: 0, .. })) && !self.is_complete()
     }
 }
 
@@ -254,8 +254,8 @@ impl Client {
                     arriving.content = Some(content);
                     used += end + 4;
                 }
-                Some(Content::Expected { sent }) => {
-                    let left = &arriving.request.content()[*sent..];
+                Some(Content::Expected { bytes, sent }) => {
+                    let left = &bytes[*sent..];
                     let count = left.len().min(input.len());
                     if left[..count] != input[..count] {
                         let wrong = left.iter().zip(input).position(|(a, b)| a != b).unwrap_or(0);

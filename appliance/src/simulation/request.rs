@@ -1,6 +1,8 @@
 //! What clients ask for, and what they may be told: one that expects too little of an answer finds nothing.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::ops::Range;
 
 use super::random::Random;
@@ -97,7 +99,8 @@ impl Kind {
 pub struct Request {
     pub kind: Kind,
     pub object: usize,
-    range: Option<Range<usize>>,
+    /// In the order asked for; None overlaps or nearly touches another.
+    ranges: Vec<Range<usize>>,
     brief: bool,
     token: usize,
     asked: Option<Asked>,
@@ -114,6 +117,7 @@ struct Asked {
 /// What follows a head.
 pub enum Content {
     Expected {
+        bytes: Cow<'static, [u8]>,
         sent: usize,
     },
     /// A refusal's words: only their number is checked.
@@ -135,12 +139,9 @@ impl Request {
         };
         // RFC 9110 14.2: a range means something for GET only.
         let ranged = matches!(kind, Kind::Get | Kind::Last) && random.chance(1, 2);
-        let range = ranged.then(|| {
-            let first = random.below(size);
-            first..random.between(first, size - 1) + 1
-        });
+        let ranges = if ranged { random_ranges(random, size) } else { Vec::new() };
         let brief = odd && random.chance(1, 6);
-        Self { kind, object, range, brief, token: random.below(TOKENS.refused.len()), asked: None }
+        Self { kind, object, ranges, brief, token: random.below(TOKENS.refused.len()), asked: None }
     }
 
     fn target(&self) -> String {
@@ -183,15 +184,16 @@ impl Request {
             Kind::LongHead => text += &format!("a: {}\r\n", "b".repeat(5_000)),
             _ => {}
         }
-        if let Some(range) = &self.range {
-            write!(text, "Range: bytes={}-{}\r\n", range.start, range.end - 1).unwrap();
+        if !self.ranges.is_empty() {
+            let ranges = self.ranges.iter().map(|range| format!("{}-{}", range.start, range.end - 1));
+            write!(text, "Range: bytes={}\r\n", ranges.collect::<Vec<_>>().join(", ")).unwrap();
         }
         text + "\r\n"
     }
 
     fn status(&self) -> u16 {
         match self.kind {
-            Kind::Get | Kind::Last if self.range.is_some() => 206,
+            Kind::Get | Kind::Last if !self.ranges.is_empty() => 206,
             Kind::Get | Kind::Last | Kind::OldLast | Kind::Head => 200,
             Kind::Known => 304,
             Kind::OtherMatch => 412,
@@ -207,11 +209,27 @@ impl Request {
         }
     }
 
-    pub fn content(&self) -> &'static [u8] {
+    /// What follows the head. `boundary`: what the head says that parts are framed by.
+    fn content(&self, boundary: Option<&str>) -> Cow<'static, [u8]> {
         let all = SITE.object_bytes(&SITE.objects[self.object]);
-        match self.kind {
-            Kind::Head => &[],
-            _ => self.range.clone().map_or(all, |range| &all[range]),
+        match &self.ranges[..] {
+            _ if self.kind == Kind::Head => Cow::Borrowed(&[]),
+            [] => Cow::Borrowed(all),
+            [range] => Cow::Borrowed(&all[range.clone()]),
+            ranges => {
+                let boundary = boundary.unwrap_or("none");
+                let mut body = Vec::new();
+                for range in ranges {
+                    let (first, last, size) = (range.start, range.end - 1, all.len());
+                    // The first one has no line before it (RFC 2046 5.1.1).
+                    body.extend_from_slice(if body.is_empty() { "" } else { "\r\n" }.as_bytes());
+                    write!(body, "--{boundary}\r\nContent-Type: video/mp4\r\n").unwrap();
+                    write!(body, "Content-Range: bytes {first}-{last}/{size}\r\n\r\n").unwrap();
+                    body.extend_from_slice(&all[range.clone()]);
+                }
+                write!(body, "\r\n--{boundary}--\r\n").unwrap();
+                Cow::Owned(body)
+            }
         }
     }
 
@@ -234,19 +252,25 @@ impl Request {
             return Ok((words, false));
         }
         let all = SITE.objects[self.object].bytes;
-        if let Some(range) = &self.range
+        if let [range] = &self.ranges[..]
             && field("content-range") != Some(format!("bytes {}-{}/{all}", range.start, range.end - 1))
         {
             return Err("another range than was asked for".to_owned());
         }
-        let due = if self.kind == Kind::Head { all } else { self.content().len() };
+        let media_type = field("content-type").unwrap_or_default();
+        let boundary = media_type.strip_prefix("multipart/byteranges; boundary=");
+        if boundary.is_some() != (self.ranges.len() > 1) {
+            return Err(format!("{} ranges are answered as {media_type}", self.ranges.len()));
+        }
+        let content = self.content(boundary);
+        let due = if self.kind == Kind::Head { all } else { content.len() };
         if length != Some(due) {
             return Err(format!("{length:?} bytes announced, {due} asked for"));
         }
         if field("etag") != Some(format!("\"{}\"", SITE.objects[self.object].id)) {
             return Err("another object's tag".to_owned());
         }
-        Ok((Content::Expected { sent: 0 }, false))
+        Ok((Content::Expected { bytes: content, sent: 0 }, false))
     }
 
     /// RFC 9112 6.3: no content behind the answer to HEAD, nor behind 204 and 304. What refuses the connection and not
@@ -296,4 +320,19 @@ impl Request {
     pub fn expired(&self, wall: Wall) -> bool {
         self.brief && self.kind.looks_up() && wall >= BRIEF
     }
+}
+
+/// One in most cases; else several, in any order, of which none touches another.
+fn random_ranges(random: &mut Random, size: usize) -> Vec<Range<usize>> {
+    let mut ranges: Vec<Range<usize>> = Vec::new();
+    for _ in 0..if random.chance(2, 3) { 1 } else { random.between(2, 5) } {
+        let first = random.below(size);
+        let most = first + random.between(0, 400_000);
+        let last = random.between(first, most.min(size - 1));
+        let far = |other: &Range<usize>| last + 200 < other.start || first > other.end + 200;
+        if ranges.iter().all(far) {
+            ranges.push(first..last + 1);
+        }
+    }
+    ranges
 }

@@ -340,3 +340,46 @@ fn a_first_start_measures_the_ways_out_and_the_next_one_knows_them() {
     }
     assert_eq!(known[0], known[1]);
 }
+
+#[test]
+fn several_ranges_come_as_parts_in_the_order_asked_for_and_the_connection_goes_on() {
+    let (disks, items) = (Disks::new(), items());
+    disks.write(1, &items);
+    let site = disks.start("");
+    let mut wire = site.wire();
+    let item = &items[8];
+    let (target, size) = (site.target(item), item.bytes.len());
+    // Across the edges of blocks, forth and back, and one byte at the end.
+    let spans =
+        [(2 * MIB - 5, 4 * MIB + 5), (0, 70_000), (5 * MIB - 500, 5 * MIB - 500), (size - 1, size - 1)];
+    let asked: Vec<_> = spans.iter().map(|(first, last)| format!("{first}-{last}")).collect();
+    for _ in 0..2 {
+        let answer = wire.get(&target, &format!("Range: bytes={}\r\n", asked.join(", ")));
+        assert_eq!((answer.status, answer.field("content-range")), (206, None));
+        let media_type = answer.field("content-type").unwrap();
+        let boundary = media_type.strip_prefix("multipart/byteranges; boundary=").unwrap();
+        let mut expected = Vec::new();
+        for (first, last) in spans {
+            let lead = if expected.is_empty() { "" } else { "\r\n" };
+            let head = format!(
+                "--{boundary}\r\nContent-Type: video/mp4\r\nContent-Range: bytes {first}-{last}/{size}"
+            );
+            expected.extend_from_slice(format!("{lead}{head}\r\n\r\n").as_bytes());
+            expected.extend_from_slice(&item.bytes[first..=last]);
+        }
+        expected.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
+        assert!(answer.content == expected, "{} bytes, {} expected", answer.content.len(), expected.len());
+    }
+    // RFC 9110 14.2: HEAD knows no ranges; 15.3.7.2: parts that touch are one, which is no multipart.
+    let head = wire.ask(&format!("HEAD {target} HTTP/1.1\r\nHost: h\r\nRange: bytes=0-1,500-501\r\n\r\n"));
+    assert_eq!((head.status, head.field("content-length")), (200, Some(size.to_string().as_str())));
+    let one = wire.get(&target, "Range: bytes=0-9,5-40,60-99\r\n");
+    assert_eq!((one.status, one.field("content-range")), (206, Some(format!("bytes 0-99/{size}").as_str())));
+    assert!(one.content == item.bytes[..100]);
+    let none = wire.get(&target, &format!("Range: bytes={size}-,-0\r\n"));
+    assert_eq!(none.status, 416);
+    let many: Vec<_> = (0..17).map(|at| format!("{}-{}", at * 1000, at * 1000)).collect();
+    let whole = wire.get(&target, &format!("Range: bytes={}\r\n", many.join(",")));
+    assert!(whole.status == 200 && whole.content == item.bytes);
+    site.server.stop();
+}
