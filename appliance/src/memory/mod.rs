@@ -20,6 +20,7 @@
 pub mod eviction;
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_queue::ArrayQueue;
@@ -28,7 +29,7 @@ use crate::holdings::FileRef;
 use crate::sys::Wake;
 use crate::sys::arena::{Arena, Block, BlockId, BlockSpan};
 use crate::tuning::{Plant, Planted};
-use eviction::{Clock, EvictionPolicy, Frame};
+use eviction::{EvictionPolicy, Frame, S3Fifo, Viewer};
 
 /// A block's worth of a file: bytes from `index * block_bytes` on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -138,7 +139,7 @@ impl Memory {
             frames,
             by_key: HashMap::with_capacity(count * 2),
             empty: (0..last).rev().map(Frame).collect(),
-            policy: Box::new(Clock::new(count)),
+            policy: Box::new(S3Fifo::new(count)),
             fills: vec![0; volumes],
         };
         let fills_per_volume_max = (count / (volumes + 1)).max(1);
@@ -162,7 +163,7 @@ impl Memory {
                 FrameState::Ready { block, leases, .. } => {
                     *leases += 1;
                     let block = block.id();
-                    table.policy.touched(frame);
+                    table.policy.used(frame, waiter.viewer());
                     Acquired::Hit(Lease { memory: self.clone(), frame, block })
                 }
                 FrameState::Filling { overdue: true, .. } => Acquired::Refused(Failure::Disk),
@@ -217,7 +218,8 @@ impl Memory {
         if outcome.is_ok() {
             let leases = waiters.len();
             table.frames[frame.index()] = FrameState::Ready { key, block, leases };
-            table.policy.inserted(frame);
+            table.policy.inserted(frame, name_of(&key));
+            waiters.iter().for_each(|waiter| table.policy.used(frame, waiter.viewer()));
         } else {
             table.by_key.remove(&key);
             table.frames[frame.index()] = FrameState::Empty { block };
@@ -299,10 +301,23 @@ impl Table {
             unreachable!("only a ready frame is evicted")
         };
         self.by_key.remove(&key);
-        self.policy.removed(frame);
         self.frames[frame.index()] = FrameState::Empty { block };
         Some(frame)
     }
+}
+
+impl Waiter {
+    /// The next connection in the same slot passes for the same viewer: a use that does not count, once.
+    fn viewer(self) -> Viewer {
+        Viewer(u64::from(self.worker) << 32 | u64::from(self.slot))
+    }
+}
+
+/// For the policy, which keeps no keys.
+fn name_of(key: &BlockKey) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
 }
 
 impl Lease {
