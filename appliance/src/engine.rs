@@ -206,9 +206,8 @@ fn find_way(
     match setup {
         WaySetup::Known(chosen) => (chosen.clone(), blocks),
         WaySetup::Measure { state, machine } => {
-            let mut blocks: Vec<_> = blocks.into_iter().map(Some).collect();
-            let measured = measure(arena, &mut blocks, tuning);
-            (ways::conclude(measured, state, machine), blocks.into_iter().flatten().collect())
+            let (measured, blocks) = measure(arena, blocks, tuning);
+            (ways::conclude(measured, state, machine), blocks)
         }
     }
 }

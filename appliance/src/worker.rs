@@ -355,10 +355,10 @@ impl<R: Ring> Worker<R> {
         let wait = slot.waits;
         let waiter = Waiter { worker: self.setup.index, slot: id.slot, wait };
         let acquired = self.setup.memory.acquire(key, waiter);
-        match acquired {
-            Acquired::Hit(_) if !again => self.setup.counters.memory_hit(),
-            Acquired::Waiting(_) | Acquired::Refused(_) if !again => self.setup.counters.memory_miss(),
-            Acquired::Hit(_) | Acquired::Waiting(_) | Acquired::Refused(_) => {}
+        match (again, &acquired) {
+            (true, _) => {}
+            (false, Acquired::Hit(_)) => self.setup.counters.memory_hit(),
+            (false, Acquired::Waiting(_) | Acquired::Refused(_)) => self.setup.counters.memory_miss(),
         }
         let event = match acquired {
             Acquired::Hit(lease) => Some(Event::Block(lease)),

@@ -65,7 +65,7 @@ pub struct Response {
     /// What has not left yet. Empty bodies are None.
     body: Option<Body>,
     /// What of several parts is left behind `body`.
-    parts: Option<Box<Parts>>,
+    parts: Option<Parts>,
     /// Something of the answer has left: it cannot be taken back.
     pub begun: bool,
     pub keep_open: bool,
@@ -85,14 +85,14 @@ pub struct Response {
 
 /// Parts of one object, of which one has been begun.
 struct Parts {
-    left: Multipart,
+    left: Box<Multipart>,
     file: FileRef,
     /// Where the object begins in the file.
     base: u64,
 }
 
 impl Parts {
-    fn new(left: Multipart, first: Body) -> Self {
+    fn new(left: Box<Multipart>, first: Body) -> Self {
         let before = left.first().map_or(0, ByteSpan::first);
         Self { left, file: first.file, base: first.offset - before }
     }
@@ -122,7 +122,7 @@ impl Response {
         let planted = context.tuning.planted;
         Self {
             body: decision.body,
-            parts: decision.parts.zip(decision.body).map(|(left, first)| Box::new(Parts::new(*left, first))),
+            parts: decision.parts.zip(decision.body).map(|(left, first)| Parts::new(left, first)),
             begun: false,
             keep_open: decision.keep_open,
             ending: decision.ending,

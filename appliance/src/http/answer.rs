@@ -215,7 +215,7 @@ fn text(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
-fn put(out: &mut Vec<u8>, arguments: Arguments<'_>) {
+pub(super) fn put(out: &mut Vec<u8>, arguments: Arguments<'_>) {
     let written = out.write_fmt(arguments);
     debug_assert!(written.is_ok(), "writing to memory does not fail");
 }

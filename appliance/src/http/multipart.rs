@@ -4,27 +4,25 @@
 
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::expect_used)]
 
-use std::io::Write as _;
-
 use content::id::{ByteSpan, ObjectId};
 
+use super::answer::put;
 use super::range::Parts;
 
 /// What is left to send of an answer in parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Multipart {
-    pub object: ObjectId,
-    pub bytes: u64,
-    pub media_type: &'static str,
+    object: ObjectId,
+    bytes: u64,
+    media_type: &'static str,
     parts: Parts,
     /// Parts whose head was written.
     begun: usize,
-    ended: bool,
 }
 
 impl Multipart {
     pub fn new(object: ObjectId, bytes: u64, media_type: &'static str, parts: Parts) -> Self {
-        Self { object, bytes, media_type, parts, begun: 0, ended: false }
+        Self { object, bytes, media_type, parts, begun: 0 }
     }
 
     pub fn first(&self) -> Option<ByteSpan> {
@@ -33,32 +31,18 @@ impl Multipart {
 
     /// Appends what comes before the next part, and gives the part; behind the last one the end, and None.
     pub fn next(&mut self, out: &mut Vec<u8>) -> Option<ByteSpan> {
-        let first = self.begun == 0;
+        let Self { object: boundary, bytes, media_type, .. } = *self;
+        if self.begun > 0 {
+            out.extend_from_slice(b"\r\n");
+        }
         let Some(span) = self.parts.at(self.begun) else {
-            if !self.ended {
-                put(out, format_args!("\r\n--{}--\r\n", Boundary(self.object)));
-            }
-            self.ended = true;
+            put(out, format_args!("--{boundary}--\r\n"));
             return None;
         };
         self.begun = self.begun.saturating_add(1);
-        let Self { object, bytes, media_type, .. } = *self;
-        if !first {
-            out.extend_from_slice(b"\r\n");
-        }
-        put(
-            out,
-            format_args!(
-                "--{}\r\nContent-Type: {media_type}\r\nContent-Range: bytes {span}/{bytes}\r\n\r\n",
-                Boundary(object)
-            ),
-        );
+        put(out, format_args!("--{boundary}\r\nContent-Type: {media_type}\r\n"));
+        put(out, format_args!("Content-Range: bytes {span}/{bytes}\r\n\r\n"));
         Some(span)
-    }
-
-    /// Whether [`Self::next`] has nothing more.
-    pub fn has_ended(&self) -> bool {
-        self.ended
     }
 
     /// The length of all of it. `room` is written to and left as it was.
@@ -73,23 +57,10 @@ impl Multipart {
         sum.saturating_add(u64::try_from(heads).unwrap_or(u64::MAX))
     }
 
-    pub fn boundary(&self) -> impl std::fmt::Display {
-        Boundary(self.object)
+    /// Its 64 characters are within the 70 of RFC 2046 §5.1.1.
+    pub fn boundary(&self) -> ObjectId {
+        self.object
     }
-}
-
-/// RFC 2046 §5.1.1: at most 70 characters.
-struct Boundary(ObjectId);
-
-impl std::fmt::Display for Boundary {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)
-    }
-}
-
-fn put(out: &mut Vec<u8>, arguments: std::fmt::Arguments<'_>) {
-    let written = out.write_fmt(arguments);
-    debug_assert!(written.is_ok(), "writing to memory does not fail");
 }
 
 #[cfg(test)]
@@ -110,7 +81,6 @@ mod tests {
         while let Some(span) = left.next(&mut out) {
             out.extend(vec![b'#'; usize::try_from(span.count()).unwrap()]);
         }
-        assert!(left.has_ended() && left.next(&mut out).is_none());
         let expected = format!(
             "--{object}\r\nContent-Type: video/mp4\r\nContent-Range: bytes 0-3/1000\r\n\r\n####\r\n\
              --{object}\r\nContent-Type: video/mp4\r\nContent-Range: bytes 500-501/1000\r\n\r\n##\r\n--{object}--\r\n"

@@ -29,7 +29,7 @@ use crate::holdings::FileRef;
 use crate::sys::Wake;
 use crate::sys::arena::{Arena, Block, BlockId, BlockSpan};
 use crate::tuning::{Plant, Planted};
-use eviction::{EvictionPolicy, Frame, S3Fifo, Viewer};
+use eviction::{Frame, S3Fifo, Viewer};
 
 /// A block's worth of a file: bytes from `index * block_bytes` on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -95,7 +95,7 @@ struct Table {
     frames: Vec<FrameState>,
     by_key: HashMap<BlockKey, Frame>,
     empty: Vec<Frame>,
-    policy: Box<dyn EvictionPolicy>,
+    policy: S3Fifo,
     /// Frames being filled, by volume.
     fills: Vec<usize>,
 }
@@ -139,7 +139,7 @@ impl Memory {
             frames,
             by_key: HashMap::with_capacity(count * 2),
             empty: (0..last).rev().map(Frame).collect(),
-            policy: Box::new(S3Fifo::new(count)),
+            policy: S3Fifo::new(count),
             fills: vec![0; volumes],
         };
         let fills_per_volume_max = (count / (volumes + 1)).max(1);
@@ -292,7 +292,7 @@ impl Table {
 
     fn evict(&mut self, planted: Planted) -> Option<Frame> {
         let frames = &self.frames;
-        let frame = self.policy.victim(&mut |frame| match &frames[frame.index()] {
+        let frame = self.policy.victim(|frame| match &frames[frame.index()] {
             FrameState::Ready { leases, .. } => *leases == 0 || planted.has(Plant::LeaseNotKept),
             FrameState::Empty { .. } | FrameState::Filling { .. } | FrameState::Changing => false,
         })?;

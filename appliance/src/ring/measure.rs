@@ -4,7 +4,7 @@
 //!
 //! Read `ways` next: what is made of the figures.
 
-use std::io::{self, Read as _};
+use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
@@ -41,8 +41,18 @@ pub struct Measured {
 }
 
 /// Takes about a second, and gives the blocks back with other bytes in them.
-pub fn measure(arena: &Arc<Arena>, blocks: &mut [Option<Block>], tuning: &Tuning) -> io::Result<Measured> {
+pub fn measure(
+    arena: &Arc<Arena>,
+    blocks: Vec<Block>,
+    tuning: &Tuning,
+) -> (io::Result<Measured>, Vec<Block>) {
     let count = blocks.len().min(BLOCKS_MAX);
+    let send = send_by_all(arena, count, tuning);
+    let (detach, blocks) = detach_all(blocks, count, tuning);
+    (send.and_then(|send| Ok(Measured { send, detach: detach? })), blocks)
+}
+
+fn send_by_all(arena: &Arc<Arena>, count: usize, tuning: &Tuning) -> io::Result<Vec<(Way, f64)>> {
     let mut rounds: Vec<Vec<f64>> = vec![Vec::new(); Way::ALL.len()];
     for _ in 0..ROUNDS {
         for (way, costs) in Way::ALL.into_iter().zip(&mut rounds) {
@@ -52,8 +62,7 @@ pub fn measure(arena: &Arc<Arena>, blocks: &mut [Option<Block>], tuning: &Tuning
             costs.push(round.map_err(|_| io::Error::other("a measuring thread has died"))??);
         }
     }
-    let detach = detach_all(&mut blocks[..count], tuning)?;
-    Ok(Measured { send: Way::ALL.into_iter().zip(rounds.into_iter().map(median)).collect(), detach })
+    Ok(Way::ALL.into_iter().zip(rounds.into_iter().map(median)).collect())
 }
 
 fn median(mut costs: Vec<f64>) -> f64 {
@@ -138,27 +147,28 @@ fn send_all(
 
 /// Reads until the end, looking at nothing: MSG_TRUNC throws the bytes away in the kernel (tcp(7)).
 fn discard(address: SocketAddr) -> io::Result<()> {
-    let mut stream = TcpStream::connect(address)?;
+    let stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_nanos(2 * ROUND_NS_MAX)))?;
     let mut buffer = vec![0; DRAIN_BYTES];
     while recv(stream.as_raw_fd(), &mut buffer, MsgFlags::MSG_TRUNC)? > 0 {}
-    // The end has come.
-    stream.read(&mut buffer).map(drop)
+    Ok(())
 }
 
-/// As a read from a disk does it: detached, then each page touched.
-fn detach_all(blocks: &mut [Option<Block>], tuning: &Tuning) -> io::Result<f64> {
+/// The first blocks, which were sent from, as a read from a disk does it: detached, then each page touched.
+fn detach_all(blocks: Vec<Block>, count: usize, tuning: &Tuning) -> (io::Result<f64>, Vec<Block>) {
     const PAGE_BYTES: usize = 4096;
-    let before = thread_cpu_s()?;
-    let mut bytes = 0;
-    for place in blocks.iter_mut() {
-        let Some(block) = place.take() else { continue };
+    let before = thread_cpu_s();
+    let renew = |(index, block): (usize, Block)| {
+        if index >= count {
+            return block;
+        }
         let mut block = block.detached(tuning.planted);
         block.bytes_mut().iter_mut().step_by(PAGE_BYTES).for_each(|byte| *byte = 1);
-        bytes += tuning.block_bytes;
-        *place = Some(block);
-    }
-    Ok((thread_cpu_s()? - before) / gigabytes(bytes.max(1)))
+        block
+    };
+    let blocks = blocks.into_iter().enumerate().map(renew).collect();
+    let spent = before.and_then(|before| Ok(thread_cpu_s()? - before));
+    (spent.map(|spent| spent / gigabytes(count.max(1) * tuning.block_bytes)), blocks)
 }
 
 fn thread_cpu_s() -> io::Result<f64> {
@@ -178,12 +188,12 @@ mod tests {
     #[test]
     fn each_way_out_has_its_cost_and_the_blocks_come_back() {
         let (arena, blocks) = Arena::new(BLOCK_BYTES, 4).unwrap();
-        let mut blocks: Vec<_> = blocks.into_iter().map(Some).collect();
-        let measured = measure(&arena, &mut blocks, &Tuning::default()).unwrap();
+        let (measured, blocks) = measure(&arena, blocks, &Tuning::default());
+        let measured = measured.unwrap();
         assert_eq!(measured.send.iter().map(|(way, _)| *way).collect::<Vec<_>>(), Way::ALL);
         // No way moves 10⁹ bytes in a millisecond of processor time, nor takes a minute.
         assert!(measured.send.iter().all(|(_, cost)| (0.001..60.0).contains(cost)), "{measured:?}");
         assert!(measured.detach > 0.0, "{measured:?}");
-        assert!(blocks.iter().all(Option::is_some));
+        assert_eq!(blocks.len(), 4);
     }
 }
