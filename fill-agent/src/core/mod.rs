@@ -160,6 +160,8 @@ pub struct Core {
     report: report::State,
     reasons: reasons::State,
     server: Option<ServerStatus>,
+    /// The server has answered something else since it was last asked how it is: what it says to that may be older.
+    overtaken: bool,
 }
 
 impl Core {
@@ -174,6 +176,7 @@ impl Core {
             report: report::State::default(),
             reasons: reasons::State::default(),
             server: None,
+            overtaken: false,
             settings,
             shelf,
         };
@@ -235,7 +238,9 @@ impl Core {
         self.report.due = true;
         self.control.gather.in_flight = false;
         self.on_probed(volumes, now);
-        self.on_status(server);
+        if !std::mem::take(&mut self.overtaken) {
+            self.on_status(server);
+        }
     }
 
     fn on_status(&mut self, server: Option<ServerStatus>) {

@@ -191,6 +191,7 @@ impl Core {
             Tell::Drain => self.on_told_drain(ok, now),
         }
         if let Ok(status) = answer {
+            self.overtaken = self.control.gather.in_flight;
             self.on_status(Some(*status));
         }
     }

@@ -296,3 +296,31 @@ fn sources_that_all_open_later_are_said_once_and_again_when_they_still_do() {
     assert_eq!(answer(&mut scene, hour_ms), (false, 2, Health::Degraded));
     assert_eq!(answer(&mut scene, 0), (true, 0, Health::Ok));
 }
+
+#[test]
+fn a_status_that_the_answer_to_a_publication_overtook_is_not_believed() {
+    let asked = manifest(1, &[(path("film", 1), MIB)]);
+    let mut scene = Scene::new(&[A], one_film_on(A), &asked);
+    // Written, and not told yet.
+    scene.core.publish = publish::State::new(Loaded {
+        contents: Contents { generation: 2, ..one_film_on(A) },
+        is_current: true,
+        others: vec![],
+    });
+    let publishes =
+        |actions: &[Action]| actions.iter().any(|action| matches!(action, Action::Tell(Tell::Publish, _)));
+    let before = scene.status.clone();
+    let actions = scene.gather_after(10);
+    assert!(publishes(&actions), "the server serves generation 1");
+    assert!(actions.contains(&Action::Gather), "and is asked how it is");
+    scene.status.generation = 2;
+    let answer = Ok(Box::new(scene.status.clone()));
+    scene.step(Event::Told { told: Tell::Publish, answer });
+    scene.status = before;
+    assert!(!publishes(&scene.gather_after(10)), "it was asked before it was told");
+    assert!(scene.core.server.as_ref().is_some_and(|status| status.generation == 2));
+    // Asked anew, it is believed again.
+    scene.ms += 60_000;
+    assert!(scene.step(Event::Tick).contains(&Action::Gather));
+    assert!(publishes(&scene.gather_after(10)), "it serves an older one");
+}

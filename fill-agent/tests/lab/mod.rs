@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use content::catalogue::file::Catalogue;
 use content::catalogue::{CATALOGUE_FOLDER, CURRENT_NAME, generation_name, generation_of_current};
@@ -30,8 +30,9 @@ use fill_agent::incoming::check_complete;
 use fill_agent::packing;
 
 pub const PIECE: usize = 262_144;
-/// So many looks, 20 ms apart at most: half a minute.
-const LOOKS: u32 = 1_500;
+/// How long is waited at most: three times what the longest wait, after a refused generation, takes with both
+/// processors busy elsewhere.
+const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// How the origin answers one request for an object instead of properly.
@@ -180,10 +181,12 @@ impl Lab {
         self.shared.0.lock().unwrap()
     }
 
-    /// Waits until it is so; panics after half a minute.
+    /// Waits until it is so; panics after `PATIENCE`.
     pub fn wait(&self, what: &str, mut so: impl FnMut(&mut World) -> bool) {
         let mut world = self.world();
-        for _ in 0..LOOKS {
+        let start = now();
+        // By the clock: each answer of the fake server wakes us too, and a count of looks would run out sooner.
+        while start.elapsed() < PATIENCE {
             if so(&mut world) {
                 return;
             }
@@ -420,4 +423,9 @@ impl Object {
     pub fn path(&self, title: &str) -> MediaPath {
         format!("/{title}/sd/{}.mp4", self.id).parse().unwrap()
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the limit of a wait")]
+fn now() -> Instant {
+    Instant::now()
 }
