@@ -9,6 +9,10 @@ use content::box_config::{BoxConfig, ConfigError};
 use content::volume::{MARKER_NAME, Marker, VolumeId};
 
 use crate::http::head::HEADER_COUNT_MAX;
+use crate::tls::certificates::CertificateError;
+
+const CERTIFICATE_CURE: &str = "give a chain in PEM with the box's own certificate first, its key in PEM, and let this \
+                                user read both";
 
 /// An operator's mistake, or a host that lacks something. Exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +34,8 @@ pub enum StartError {
         "key `{key}`: {address} cannot be listened on: {cause}; give an address of this machine and a free port"
     )]
     Address { key: &'static str, address: SocketAddr, cause: std::io::Error },
+    #[error("keys `server.tls.certificate` and `server.tls.key`: {0}; {CERTIFICATE_CURE}")]
+    Certificate(#[from] CertificateError),
     #[error("key `socket`: {}: {what}; {cure}", .path.display())]
     Socket { path: PathBuf, what: String, cure: &'static str },
     #[error("the host lacks something: {0}")]
@@ -60,6 +66,8 @@ pub fn check(config: &BoxConfig) -> Result<(), StartError> {
     }
     let positive = [
         ("server.limits.connections_max", u64::try_from(limits.connections_max).unwrap_or(u64::MAX)),
+        ("server.limits.handshakes_max", u64::try_from(limits.handshakes_max).unwrap_or(u64::MAX)),
+        ("server.limits.handshake_ms_max", limits.handshake_ms_max),
         ("server.limits.requests_per_connection_max", limits.requests_per_connection_max),
         ("server.limits.head_ms_max", limits.head_ms_max),
         ("server.limits.idle_ms_max", limits.idle_ms_max),

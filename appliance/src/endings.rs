@@ -96,6 +96,10 @@ endings! {
     IdleTooLong, Connection, Nobody, "idle_too_long", "No request for `server.limits.idle_ms_max`.";
     PipelineTooLong, Connection, Peer, "pipeline_too_long", "More was sent ahead of the answers than this server keeps.";
     HeadTooSlow, Connection, Peer, "head_too_slow", "A head took longer than `server.limits.head_ms_max` (408).";
+    HandshakeTooSlow, Connection, Peer, "handshake_too_slow", "A handshake of TLS took longer than `server.limits.handshake_ms_max`.";
+    HandshakeFailed, Connection, Peer, "handshake_failed", "A handshake of TLS failed: no version, cipher or protocol in common, or no TLS at all.";
+    TooManyHandshakes, Connection, Host, "too_many_handshakes", "More handshakes of TLS at a time than `server.limits.handshakes_max`.";
+    TlsBroken, Connection, Peer, "tls_broken", "A record of TLS was wrong, or no more may be sealed under its key.";
     SendStalled, Connection, Peer, "send_stalled", "No byte left for `server.limits.send_stall_ms_max`.";
     RequestTooLong, Connection, Peer, "request_too_long", "A request took longer than `server.limits.request_ms_max`.";
     TooManyConnections, Connection, Host, "too_many_connections", "More connections than `server.limits.connections_max` (503).";

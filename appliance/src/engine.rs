@@ -25,7 +25,7 @@ use crate::sys::arena::{Arena, Block};
 use crate::sys::{EventWaker, Wake};
 use crate::tuning::Tuning;
 use crate::ways::{self, Chosen};
-use crate::worker::{TURNED_AWAY_MAX, Worker, WorkerSetup, mailbox_size};
+use crate::worker::{Secure, TURNED_AWAY_MAX, Worker, WorkerSetup, mailbox_size};
 
 /// How long a worker that stops waits for what is in flight.
 const STOP_MS_MAX: u64 = 1_000;
@@ -33,6 +33,8 @@ const STOP_MS_MAX: u64 = 1_000;
 pub struct EngineSetup {
     /// Listening. Listener `i` is for worker `i mod workers`; there should be one per worker and address.
     pub listeners: Vec<TcpListener>,
+    /// Those of TLS, spread likewise, and its rules.
+    pub secure: Option<Secure>,
     /// One worker each.
     pub workers: Vec<Arc<WorkerCounters>>,
     /// By `VolumeIndex`: the folder, and what its disk thread counts. A folder need not be there yet.
@@ -136,17 +138,22 @@ impl Engine {
         wakers: Vec<Arc<EventWaker>>,
         answers: Vec<Arc<ArrayQueue<crate::memory::Answer>>>,
     ) -> Result<(), EngineError> {
-        let mut listeners: Vec<Vec<TcpListener>> = wakers.iter().map(|_| Vec::new()).collect();
-        let workers = wakers.len().max(1);
-        for (number, listener) in setup.listeners.into_iter().enumerate() {
-            listeners[number % workers].push(listener);
-        }
+        let listeners = spread(setup.listeners, wakers.len());
+        let secure: Vec<Option<Secure>> = match setup.secure {
+            Some(Secure { listeners, rules }) => {
+                let of_each = spread(listeners, wakers.len()).into_iter();
+                of_each.map(|listeners| Some(Secure { listeners, rules: Arc::clone(&rules) })).collect()
+            }
+            None => wakers.iter().map(|_| None).collect(),
+        };
         let disks: Vec<_> = self.disks.iter().map(|(_, handle)| handle.clone()).collect();
-        let parts = setup.workers.into_iter().zip(listeners).zip(wakers.into_iter().zip(answers));
-        for (index, ((counters, listeners), (waker, answers))) in (0u16..).zip(parts) {
+        let ears = listeners.into_iter().zip(secure);
+        let parts = setup.workers.into_iter().zip(ears).zip(wakers.into_iter().zip(answers));
+        for (index, ((counters, (listeners, secure)), (waker, answers))) in (0u16..).zip(parts) {
             let worker = WorkerSetup {
                 index,
                 listeners,
+                secure,
                 limits: setup.limits.clone(),
                 holdings: setup.holdings.clone(),
                 counters,
@@ -195,6 +202,15 @@ impl Engine {
         // Not joined: a disk that hangs would hold us up, and they own nothing that has to be put in order.
         self.disks.iter().for_each(|(_, handle)| handle.stop());
     }
+}
+
+/// Listener `i` to worker `i mod workers`, so that none is left without an ear.
+fn spread(listeners: Vec<TcpListener>, workers: usize) -> Vec<Vec<TcpListener>> {
+    let mut of_each: Vec<Vec<TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
+    for (number, listener) in listeners.into_iter().enumerate() {
+        of_each[number % workers.max(1)].push(listener);
+    }
+    of_each
 }
 
 fn find_way(

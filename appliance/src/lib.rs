@@ -21,6 +21,7 @@ pub mod service;
 #[cfg(test)]
 mod simulation;
 pub mod sys;
+pub mod tls;
 pub mod tuning;
 pub mod volume_watch;
 pub mod ways;

@@ -54,6 +54,8 @@ worker_counters! {
     accepted, Counter, "oca_connections_accepted_total", "Connections accepted.";
     body_bytes, Counter, "oca_body_bytes_total", "Bytes of bodies that were sent.";
     sent_bytes, Counter, "oca_sent_bytes_total", "Bytes sent, heads and bodies.";
+    handshakes, Counter, "oca_tls_handshakes_total", "Handshakes of TLS that ended well.";
+    resumptions, Counter, "oca_tls_resumptions_total", "Of these, those that took up an earlier session by its ticket.";
     memory_hits, Counter, "oca_memory_hits_total", "Blocks that were in memory when a request wanted them.";
     memory_misses, Counter, "oca_memory_misses_total", "Blocks that had to be read, or were being read.";
 }
@@ -92,6 +94,11 @@ impl WorkerCounters {
     pub fn sent(&self, bytes: u64, body: u64) {
         add(&self.sent_bytes, bytes);
         add(&self.body_bytes, body);
+    }
+
+    pub fn handshaken(&self, resumed: bool) {
+        add(&self.handshakes, 1);
+        add(&self.resumptions, u64::from(resumed));
     }
 
     pub fn memory_hit(&self) {

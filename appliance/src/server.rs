@@ -29,9 +29,11 @@ use crate::engine::{Engine, EngineSetup, WaySetup};
 use crate::holdings::{Holdings, Volume, VolumeIndex};
 use crate::metrics::Metrics;
 use crate::service::Service;
+use crate::tls::certificates::Certificates;
 use crate::tuning::Tuning;
 use crate::volume_watch::Read;
 use crate::ways::{self, Carried};
+use crate::worker::Secure;
 use crate::{agent_socket, generations, keys, management, sys, volume_watch};
 
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
@@ -40,6 +42,8 @@ pub struct Server {
     pub service: Arc<Service>,
     /// Where media are served: as configured, with the real port where 0 was asked for.
     pub listen: Vec<SocketAddr>,
+    /// The same over TLS.
+    pub listen_tls: Vec<SocketAddr>,
     pub management: SocketAddr,
     engine: Arc<Mutex<Option<Engine>>>,
     shell: Shell,
@@ -56,6 +60,7 @@ struct Shell {
 /// The sockets, all open before anything serves: what cannot be had is said at once.
 struct Sockets {
     media: Vec<TcpListener>,
+    secure: Vec<TcpListener>,
     agent: UnixListener,
     management: TcpListener,
 }
@@ -67,23 +72,34 @@ impl Server {
         let workers = config.server.workers.unwrap_or_else(cores);
         let state_lock = lock_state(&config.state)?;
         let holdings = Arc::new(hold(&config)?);
+        let certificates = config.server.tls.as_ref().map(Certificates::load).transpose()?;
         let sockets = open(&config, workers, inherited)?;
         let metrics = Metrics::new(workers, config.volumes.len());
-        let listen = addresses(&sockets.media);
+        let (listen, listen_tls) = (addresses(&sockets.media), addresses(&sockets.secure));
         let management =
             sockets.management.local_addr().map_err(|cause| host("the management port", &cause))?;
-        let engine = Engine::start(engine_setup(&config, sockets.media, &metrics, &holdings));
+        let secure = secure(certificates.as_ref(), sockets.secure)?;
+        let engine = Engine::start(engine_setup(&config, sockets.media, secure, &metrics, &holdings));
         let engine = engine.map_err(|cause| StartError::Host(cause.to_string()))?;
         let link = sys::machine::link_bits_per_second();
         let capacity = ways::capacity(engine.way().cost, workers, link);
         tracing::info!(?capacity, "what this box can carry");
         let carried = Carried { way: engine.way().clone(), capacity };
         let engine = Arc::new(Mutex::new(Some(engine)));
-        let service =
-            Arc::new(make_service(config, Arc::clone(&holdings), metrics, started, carried, &engine));
+        let service = Arc::new(make_service(
+            config,
+            Arc::clone(&holdings),
+            metrics,
+            started,
+            carried,
+            certificates,
+            &engine,
+        ));
         let shell = Shell::start(sockets.agent, sockets.management, Arc::clone(&service))?;
         let watches = watch_volumes(&service.config, &holdings)?;
-        Ok(Self { service, listen, management, engine, shell, _state_lock: state_lock, _watches: watches })
+        let _state_lock = state_lock;
+        let _watches = watches;
+        Ok(Self { service, listen, listen_tls, management, engine, shell, _state_lock, _watches })
     }
 
     /// Finish what runs, take nothing new.
@@ -181,7 +197,12 @@ fn open(
             media
         }
     };
-    Ok(Sockets { media, agent: agent_socket::bind(&config.socket)?, management })
+    let mut secure = Vec::new();
+    for listen in config.server.tls.iter().flat_map(|tls| &tls.listen) {
+        let opened = listen_for_all(*listen, workers);
+        secure.extend(opened.map_err(|cause| address("server.tls.listen", *listen, cause))?);
+    }
+    Ok(Sockets { media, secure, agent: agent_socket::bind(&config.socket)?, management })
 }
 
 /// One socket per worker on one address: the first may be given a free port, the others take the same.
@@ -200,15 +221,26 @@ fn addresses(listeners: &[TcpListener]) -> Vec<SocketAddr> {
     addresses
 }
 
+fn secure(
+    certificates: Option<&Arc<Certificates>>,
+    listeners: Vec<TcpListener>,
+) -> Result<Option<Secure>, StartError> {
+    let Some(certificates) = certificates else { return Ok(None) };
+    let rules = certificates.server_config().map_err(|cause| StartError::Host(format!("TLS: {cause}")))?;
+    Ok(Some(Secure { listeners, rules }))
+}
+
 fn engine_setup(
     config: &BoxConfig,
     listeners: Vec<TcpListener>,
+    secure: Option<Secure>,
     metrics: &Metrics,
     holdings: &Arc<Holdings>,
 ) -> EngineSetup {
     let folders = config.volumes.iter().map(|volume| volume.path.clone());
     EngineSetup {
         listeners,
+        secure,
         workers: metrics.workers.clone(),
         volumes: folders.zip(metrics.volumes.iter().cloned()).collect(),
         memory_bytes: config.server.memory_mib.saturating_mul(1 << 20),
@@ -231,6 +263,7 @@ fn make_service(
     metrics: Metrics,
     started: Now,
     carried: Carried,
+    certificates: Option<Arc<Certificates>>,
     engine: &Arc<Mutex<Option<Engine>>>,
 ) -> Service {
     let engine = Arc::clone(engine);
@@ -239,7 +272,7 @@ fn make_service(
             engine.wake();
         }
     };
-    Service::new(config, holdings, metrics, started, carried, Box::new(wake))
+    Service::new(config, holdings, metrics, started, carried, certificates, Box::new(wake))
 }
 
 fn watch_volumes(config: &BoxConfig, holdings: &Arc<Holdings>) -> Result<Vec<Sender<()>>, StartError> {
@@ -300,6 +333,7 @@ async fn sample(service: &Service) {
     loop {
         every.tick().await;
         service.sample(sys::now());
+        service.look_at_certificates();
         // Unmapping them takes long: nobody waits for it.
         let unused = service.holdings.take_unused();
         if !unused.is_empty() {

@@ -19,6 +19,7 @@ use crate::clock::Now;
 use crate::disk::READS_MAX;
 use crate::holdings::{Holdings, VolumeIndex};
 use crate::metrics::{Gauges, Metrics, Totals, VolumeTotals};
+use crate::tls::certificates::Certificates;
 use crate::volume_watch::{self, Read};
 use crate::ways::{Capacity, Carried};
 use crate::{generations, keys, rot};
@@ -34,6 +35,8 @@ pub struct Service {
     pub metrics: Metrics,
     started: Now,
     carried: Carried,
+    /// Of TLS, if it is served.
+    certificates: Option<Arc<Certificates>>,
     /// The program ends: no agent lifts the drain any more.
     stopping: Mutex<bool>,
     pace: Mutex<Pace>,
@@ -100,12 +103,25 @@ impl Service {
         metrics: Metrics,
         started: Now,
         carried: Carried,
+        certificates: Option<Arc<Certificates>>,
         wake: Box<dyn Fn() + Send + Sync>,
     ) -> Self {
         let pace = Mutex::new(Pace { at: started, ..Pace::default() });
         let (stopping, publishing) = (Mutex::default(), Mutex::default());
         let unsaved_keys = Mutex::default();
-        Self { config, holdings, metrics, started, carried, stopping, pace, publishing, unsaved_keys, wake }
+        Self {
+            config,
+            holdings,
+            metrics,
+            started,
+            carried,
+            certificates,
+            stopping,
+            pace,
+            publishing,
+            unsaved_keys,
+            wake,
+        }
     }
 
     /// Does what the agent asks. May read the state volume for seconds.
@@ -254,6 +270,13 @@ impl Service {
         (pace.at, pace.totals, pace.volumes) = (now, totals, volumes);
     }
 
+    /// Whether a new certificate is there.
+    pub fn look_at_certificates(&self) {
+        if let Some(certificates) = &self.certificates {
+            certificates.look_again();
+        }
+    }
+
     pub fn status(&self, now: Now) -> ServerStatus {
         let (limited_by, headroom) = self.limit();
         let pace = lock(&self.pace);
@@ -337,6 +360,8 @@ impl Service {
             reasons.push(format!("{withdrawn} files are withdrawn for a bad block"));
         }
         reasons.extend(lock(&self.unsaved_keys).as_ref().map(|(_, reason)| reason.clone()));
+        let refused = self.certificates.as_ref().and_then(|certificates| certificates.refused());
+        reasons.extend(refused.map(|reason| format!("the new certificate is not used: {reason}")));
         let draining = self.holdings.draining();
         let status = match (volumes.iter().any(|volume| volume.usable), draining, reasons.is_empty()) {
             (false, _, _) => Condition::Failed,
@@ -456,7 +481,7 @@ mod tests {
         let way = Chosen { way: Way::Send, why: "a test says so".to_owned(), cost: None };
         let carried = Carried { way, capacity: ways::capacity(None, 2, Some(1_000_000_000)) };
         let holdings = Arc::new(Holdings::new(volumes));
-        Service::new(config, holdings, Metrics::new(2, 2), Now(0), carried, Box::new(wake))
+        Service::new(config, holdings, Metrics::new(2, 2), Now(0), carried, None, Box::new(wake))
     }
 
     #[test]

@@ -10,8 +10,10 @@
 //! A slot is free again only when all that was started for it has ended: its receive, its send or what waits to send, its answer
 //! from memory.
 
+mod sealed;
 mod slots;
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use content::box_config::Limits;
 use crossbeam_queue::ArrayQueue;
+use rustls::ServerConfig;
 
 use crate::clock::Now;
 use crate::conn::{Action, Connection, Context, Event};
@@ -44,6 +47,8 @@ pub struct WorkerSetup {
     /// Its place among the workers, and its mailbox's in `memory`.
     pub index: u16,
     pub listeners: Vec<TcpListener>,
+    /// Those of TLS, and its rules.
+    pub secure: Option<Secure>,
     pub limits: Limits,
     pub holdings: Arc<Holdings>,
     pub counters: Arc<WorkerCounters>,
@@ -54,6 +59,12 @@ pub struct WorkerSetup {
     /// Close everything and return from [`Worker::run`].
     pub stop: Arc<AtomicBool>,
     pub tuning: Tuning,
+}
+
+/// What a worker needs to serve over TLS.
+pub struct Secure {
+    pub listeners: Vec<TcpListener>,
+    pub rules: Arc<ServerConfig>,
 }
 
 /// How many answers a worker's mailbox must hold: see `memory::Mailbox`.
@@ -73,6 +84,9 @@ pub struct Worker<R: Ring> {
     due: Vec<Alarm>,
     /// Listeners that wait for descriptors.
     resting: Vec<Listener>,
+    /// Told in the next turn, for which nobody waits.
+    soon: Vec<Completion>,
+    tls: sealed::Tls,
 }
 
 impl<R: Ring> Worker<R> {
@@ -83,6 +97,7 @@ impl<R: Ring> Worker<R> {
             let listener = ring.listen(listener);
             ring.accept(listener);
         }
+        let tls = sealed::Tls::new(setup.secure.take(), &mut ring);
         Self {
             ring,
             slots,
@@ -93,6 +108,8 @@ impl<R: Ring> Worker<R> {
             completions: Vec::with_capacity(1024),
             due: Vec::with_capacity(64),
             resting: Vec::new(),
+            soon: Vec::new(),
+            tls,
             setup,
         }
     }
@@ -114,14 +131,17 @@ impl<R: Ring> Worker<R> {
 
     /// One turn of the loop. `until`: no later, whatever happens.
     pub fn turn(&mut self, until: Option<Now>) -> io::Result<()> {
-        let until = until.into_iter().chain(self.wheel.next()).min();
+        let at_once = !self.soon.is_empty() || self.tls.has_work();
+        let until = if at_once { Some(Now(0)) } else { until.into_iter().chain(self.wheel.next()).min() };
         let mut completions = std::mem::take(&mut self.completions);
         self.ring.turn(until, &mut completions)?;
         self.now = self.ring.now();
+        completions.append(&mut self.soon);
         for completion in completions.drain(..) {
             self.dispatch(completion);
         }
         self.completions = completions;
+        self.shake_hands();
         self.take_answers();
         self.look_at_orders();
         self.expire();
@@ -135,6 +155,18 @@ impl<R: Ring> Worker<R> {
     /// Slots that are not free.
     pub fn connections(&self) -> usize {
         self.slots.used()
+    }
+
+    /// Its connections are of TLS.
+    #[cfg(test)]
+    pub fn secure(&mut self, rules: Arc<ServerConfig>) {
+        self.tls.hear_all(rules);
+    }
+
+    /// Something is to be done at once, whatever the ring says.
+    #[cfg(test)]
+    pub fn has_work(&self) -> bool {
+        !self.soon.is_empty() || self.tls.has_work()
     }
 
     /// When the wheel wants to be looked at.
@@ -154,7 +186,7 @@ impl<R: Ring> Worker<R> {
 
     fn dispatch(&mut self, completion: Completion) {
         match completion {
-            Completion::Accepted { socket, .. } => self.accepted(socket),
+            Completion::Accepted { socket, listener } => self.accepted(socket, self.tls.hears(listener)),
             Completion::AcceptEnded { listener, exhausted: false } => self.ring.accept(listener),
             Completion::AcceptEnded { listener, exhausted: true } => {
                 self.resting.push(listener);
@@ -163,6 +195,11 @@ impl<R: Ring> Worker<R> {
             Completion::Received { id, buffer } => {
                 if let Some(slot) = self.slots.find(id) {
                     let bytes = self.ring.received(&buffer);
+                    if let Some(tls) = &mut slot.tls {
+                        tls.session.push(bytes);
+                        self.ring.recycle(buffer);
+                        return self.heard(id);
+                    }
                     let context = context_of(&self.setup, &self.ring);
                     let action = slot.connection.step(Event::Received(bytes), self.now, &context);
                     self.ring.recycle(buffer);
@@ -182,6 +219,9 @@ impl<R: Ring> Worker<R> {
             Completion::Writable { id } => {
                 if let Some(slot) = self.slots.find(id) {
                     slot.polling = false;
+                    if slot.tls.is_some() {
+                        return self.flush(id);
+                    }
                     self.step(id, Event::Writable);
                 }
             }
@@ -190,20 +230,29 @@ impl<R: Ring> Worker<R> {
         }
     }
 
-    fn accepted(&mut self, socket: Socket) {
-        let Some(id) = (!self.stopping).then(|| self.slots.take(socket)).flatten() else {
-            // Not even a place to say so from.
-            self.setup.counters.connection_opened();
-            self.setup.counters.connection_ended(Ending::TooManyConnections);
-            self.ring.close(socket);
-            return;
-        };
+    fn accepted(&mut self, socket: Socket, secure: bool) {
         self.setup.counters.connection_opened();
+        let crowded = self.slots.used() >= self.setup.limits.connections_max;
+        let tls = match secure.then(|| self.tls.begin(crowded, self.setup.limits.handshakes_max)).transpose()
+        {
+            Ok(tls) => tls,
+            Err(ending) => return self.turn_away(socket, ending),
+        };
+        let Some(id) = (!self.stopping).then(|| self.slots.take(socket)).flatten() else {
+            return self.turn_away(socket, Ending::TooManyConnections);
+        };
         let context = context_of(&self.setup, &self.ring);
-        let crowded = self.slots.used() > self.setup.limits.connections_max;
         let Some(slot) = self.slots.find(id) else { unreachable!("the slot was just taken") };
-        slot.connection.open(self.now, &context);
+        self.tls.shaking += usize::from(tls.is_some());
+        slot.tls = tls;
+        slot.connection.open(secure, self.now, &context);
         if crowded { self.step(id, Event::TurnAway) } else { self.settle(id) }
+    }
+
+    /// Not even a place to say why from.
+    fn turn_away(&mut self, socket: Socket, ending: Ending) {
+        self.setup.counters.connection_ended(ending);
+        self.ring.close(socket);
     }
 
     fn receive_ended(&mut self, id: OperationId, end: ReceiveEnd) {
@@ -276,6 +325,10 @@ impl<R: Ring> Worker<R> {
         let mut due = std::mem::take(&mut self.due);
         self.wheel.expire(self.now, &mut due);
         for alarm in due.drain(..) {
+            if alarm.slot == sealed::STUCK {
+                self.flush_stuck();
+                continue;
+            }
             if alarm.slot == LISTENERS {
                 let resting = std::mem::take(&mut self.resting);
                 resting.into_iter().for_each(|listener| self.ring.accept(listener));
@@ -312,6 +365,16 @@ impl<R: Ring> Worker<R> {
                     let Some(slot) = self.slots.find(id) else { return };
                     action = slot.connection.step(event, self.now, &context_of(&self.setup, &self.ring));
                 }
+                Action::SendHead { block, .. } if slot.tls.is_some() => {
+                    let Some(event) = self.send_sealed(id, block) else { break };
+                    let Some(slot) = self.slots.find(id) else { return };
+                    action = slot.connection.step(event, self.now, &context_of(&self.setup, &self.ring));
+                }
+                Action::SendBlock(span) if slot.tls.is_some() => {
+                    let Some(event) = self.send_sealed(id, Some(span)) else { break };
+                    let Some(slot) = self.slots.find(id) else { return };
+                    action = slot.connection.step(event, self.now, &context_of(&self.setup, &self.ring));
+                }
                 Action::SendHead { block, more } => {
                     slot.sending = true;
                     self.ring.send_bytes(id, socket, slot.connection.unsent_head(), block, more);
@@ -327,6 +390,10 @@ impl<R: Ring> Worker<R> {
                     self.ring.await_writable(id, socket);
                     break;
                 }
+                Action::FinishWriting if slot.tls.is_some() => {
+                    self.finish_sealed(id);
+                    break;
+                }
                 Action::FinishWriting => {
                     self.ring.shut_down(socket, Direction::Write);
                     break;
@@ -334,6 +401,10 @@ impl<R: Ring> Worker<R> {
                 Action::Close(ending) => {
                     self.setup.counters.connection_ended(ending);
                     slot.closing = true;
+                    if slot.tls.is_some() {
+                        // Nothing of it is lent to the kernel.
+                        slot.sending = false;
+                    }
                     self.ring.shut_down(socket, Direction::Both);
                     break;
                 }
@@ -419,6 +490,7 @@ impl<R: Ring> Worker<R> {
     fn free(&mut self, id: OperationId) {
         if let Some(slot) = self.slots.find(id) {
             slot.connection.release();
+            self.tls.shaking -= usize::from(slot.tls.as_ref().is_some_and(|tls| tls.shaking));
             let socket = slot.socket;
             self.ring.close(socket);
             self.slots.give_back(id, self.setup.tuning.planted);

@@ -49,8 +49,23 @@ pub struct ServerConfig {
     /// How blocks leave memory; default: measured at the first start on a machine and kernel.
     #[serde(default)]
     pub way: WayOut,
+    /// Without it nothing is served over TLS.
+    #[serde(default)]
+    pub tls: Option<TlsConfig>,
     #[serde(default)]
     pub limits: Limits,
+}
+
+/// Both files are looked at every few seconds: a new certificate is served with from then on.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    /// Where media are served over TLS.
+    pub listen: Vec<SocketAddr>,
+    /// The chain in PEM, the box's own certificate first.
+    pub certificate: PathBuf,
+    /// Its private key in PEM.
+    pub key: PathBuf,
 }
 
 /// `auto`, or the way itself, which skips the measuring.
@@ -70,6 +85,10 @@ pub enum WayOut {
 pub struct Limits {
     /// Per worker.
     pub connections_max: usize,
+    /// Of TLS, at a time, per worker.
+    pub handshakes_max: usize,
+    /// A handshake of TLS, from the connection on.
+    pub handshake_ms_max: u64,
     pub head_bytes_max: usize,
     pub header_count_max: usize,
     pub requests_per_connection_max: u64,
@@ -87,6 +106,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 4_000,
+            handshakes_max: 256,
+            handshake_ms_max: 10_000,
             head_bytes_max: 8 * 1024,
             header_count_max: 64,
             requests_per_connection_max: 100_000,
@@ -154,6 +175,10 @@ impl BoxConfig {
         }
         if self.server.listen.is_empty() {
             return refuse("server.listen", "it is empty".to_owned(), "name an address and port");
+        }
+        if self.server.tls.as_ref().is_some_and(|tls| tls.listen.is_empty()) {
+            let cure = "name an address and port, or take [server.tls] away";
+            return refuse("server.tls.listen", "it is empty".to_owned(), cure);
         }
         if self.server.memory_mib < 16 || !self.server.memory_mib.is_multiple_of(2) {
             let what = format!("{} is too small or odd", self.server.memory_mib);

@@ -5,11 +5,13 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use content::id::ObjectId;
 use content::volume::{Checksums, FileKind, Footer, TRAILER_BYTES, Trailer, file_bytes, footer_offset};
 use fuzz::control_api::film;
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use serde_json::json;
 
 fn main() -> std::io::Result<()> {
@@ -20,6 +22,7 @@ fn main() -> std::io::Result<()> {
     store(&mut seeds);
     requests(&mut seeds);
     playlists(&mut seeds);
+    hellos(&mut seeds);
     if let Some(folder) = std::env::args().nth(1) {
         for entry in fs::read_dir(folder)? {
             let path = entry?.path();
@@ -70,6 +73,24 @@ fn heads(seeds: &mut Seeds) {
         format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(8200)),
     ];
     seeds.extend(heads.map(|head| ("request_head", head.into_bytes())));
+}
+
+/// What a client of rustls says first, and an alert behind it.
+fn hellos(seeds: &mut Seeds) {
+    for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[version]);
+        let rules =
+            builder.expect("a version that rustls has").with_root_certificates(RootCertStore::empty());
+        let name = "appliance.test".try_into().expect("a name");
+        let mut client =
+            ClientConnection::new(Arc::new(rules.with_no_client_auth()), name).expect("a client");
+        let mut bytes = vec![255];
+        client.write_tls(&mut bytes).expect("memory takes it");
+        seeds.push(("tls_feed", bytes.clone()));
+        bytes.extend([21, 3, 3, 0, 2, 1, 0]);
+        seeds.push(("tls_feed", bytes));
+    }
 }
 
 fn fields(seeds: &mut Seeds) {

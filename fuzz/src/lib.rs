@@ -15,6 +15,7 @@ pub mod request_head;
 pub mod resume_record;
 pub mod site;
 pub mod title;
+pub mod tls_feed;
 pub mod token;
 
 /// Takes one number off the front of the input; zero when it is used up.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-const TARGETS: [(&str, fn(&[u8])); 11] = [
+const TARGETS: [(&str, fn(&[u8])); 12] = [
     ("catalogue", fuzz::catalogue::run),
     ("conditional", fuzz::conditional::run),
     ("control_api", fuzz::control_api::run),
@@ -14,6 +14,7 @@ const TARGETS: [(&str, fn(&[u8])); 11] = [
     ("request_head", fuzz::request_head::run),
     ("resume_record", fuzz::resume_record::run),
     ("title", fuzz::title::run),
+    ("tls_feed", fuzz::tls_feed::run),
     ("token", fuzz::token::run),
 ];
 

@@ -44,6 +44,10 @@ pub const BOOT: [Package; 4] = [
     Package { name: "binutils", provides: "strip" },
 ];
 
+/// What TLS is tested with, beside the player's browser.
+pub const PEERS: [Package; 2] =
+    [Package { name: "openssl", provides: "openssl" }, Package { name: "curl", provides: "curl" }];
+
 /// Reads our initramfs in a test.
 pub const ARCHIVES: [Package; 1] = [Package { name: "cpio", provides: "cpio" }];
 

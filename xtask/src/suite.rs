@@ -64,8 +64,8 @@ pub fn run(stop: &Stop, yes: bool) -> Result<()> {
     let mut tally = Tally::default();
     let browser_and_node = [&packages::BROWSER[..], &packages::NODE[..]].concat();
     eprintln!("==> packages that the tests use");
-    let breaking_and_archives = [&packages::BREAKING[..], &packages::ARCHIVES].concat();
-    let wanted = [&packages::ENCODING[..], &browser_and_node, &breaking_and_archives].concat();
+    let others = [&packages::BREAKING[..], &packages::ARCHIVES, &packages::PEERS].concat();
+    let wanted = [&packages::ENCODING[..], &browser_and_node, &others].concat();
     packages::ensure(&wanted, yes)?;
 
     eprintln!("==> the tests, and the programs that they run");

@@ -9,6 +9,8 @@
 //!      │ peer closed, idle, drain   writable     full │ stalled, reset, block failed
 //!      └──────────────────────────────► Closed ◄──────┘
 //! ```
+//! Over TLS it begins in Handshaking, and goes on from there to Heading; all else is the same, for it sees content only, and
+//! the worker seals what it sends.
 //!
 //! The answer's head is sent only when its first block is there, so that a disk's failure is a 503 and not a cut.
 //! Requests are answered one after the other; what a client sends ahead waits in `input`, and receiving stops while that
@@ -30,6 +32,12 @@ use states::{Blocked, Fetching, Heading, Lingering, Response, Sending, State, af
 pub enum Event<'a> {
     /// Bytes arrived.
     Received(&'a [u8]),
+    /// The handshake of TLS is over.
+    Secured,
+    /// The client broke TLS, or cannot speak it with us.
+    TlsBroken,
+    /// Of the last send something left, not yet all.
+    Progressed,
     /// The client will send no more. It may still read.
     PeerFinished,
     /// Reset, or the network failed.
@@ -114,15 +122,19 @@ impl Connection {
         }
     }
 
-    /// A connection was accepted.
-    pub fn open(&mut self, now: Now, context: &Context<'_>) {
+    /// A connection was accepted. `secure`: of TLS, which has to be agreed on first.
+    pub fn open(&mut self, secure: bool, now: Now, context: &Context<'_>) {
         self.input.clear();
         self.head.clear();
         self.head_sent = 0;
         self.memory = ConnectionMemory::default();
         self.peer_finished = false;
         self.ended = None;
-        self.state = State::Heading(Heading::idle(now, context));
+        self.state = if secure {
+            State::Handshaking(after_ms(now, context.decide.limits.handshake_ms_max))
+        } else {
+            State::Heading(Heading::idle(now, context))
+        };
     }
 
     /// Everything it holds is given back; its operations have ended.
@@ -137,6 +149,21 @@ impl Connection {
         &self.head[self.head_sent..]
     }
 
+    /// What of a block the last [`Action`] asked to send: the lease lasts until that has ended, or until [`Self::let_go`].
+    pub fn leased(&self, span: BlockSpan) -> &[u8] {
+        match &self.state {
+            State::Sending(Sending { lease: Some(lease), .. }) => lease.bytes(span),
+            _ => unreachable!("only who sends of a block asks for its bytes"),
+        }
+    }
+
+    /// The bytes that are being sent were copied: the block may go though they have not left.
+    pub fn let_go(&mut self) {
+        if let State::Sending(sending) = &mut self.state {
+            sending.lease = None;
+        }
+    }
+
     /// When the next [`Event::Tick`] is due.
     pub fn deadline(&self) -> Option<Now> {
         match &self.state {
@@ -149,6 +176,7 @@ impl Connection {
                 Some(retry_at.map_or(response.send_deadline(), |at| at.min(response.send_deadline())))
             }
             State::Lingering(lingering) => Some(lingering.deadline),
+            State::Handshaking(deadline) => Some(*deadline),
             State::Closed(_) => None,
         }
     }
@@ -173,6 +201,12 @@ impl Connection {
         let state = std::mem::replace(&mut self.state, State::Closed(None));
         match event {
             Event::Received(bytes) => self.received(state, bytes, now, context),
+            Event::Secured => self.secured(state, now, context),
+            Event::TlsBroken if matches!(state, State::Handshaking(_)) => {
+                self.close(state, Ending::HandshakeFailed)
+            }
+            Event::TlsBroken => self.close(state, Ending::TlsBroken),
+            Event::Progressed => self.progressed(state, now, context),
             Event::PeerFinished => self.peer_finished(state),
             Event::PeerLost => self.close(state, Ending::PeerReset),
             Event::Sent(count) => self.sent(state, count, now, context),
@@ -205,15 +239,29 @@ impl Connection {
                 self.stay(state)
             }
             // What comes behind the last request is read so that the kernel need not reset what was sent.
-            State::Lingering(_) | State::Closed(_) => self.stay(state),
+            State::Handshaking(_) | State::Lingering(_) | State::Closed(_) => self.stay(state),
         }
+    }
+
+    fn secured(&mut self, state: State, now: Now, context: &Context<'_>) -> Action {
+        match state {
+            State::Handshaking(_) => self.stay(State::Heading(Heading::idle(now, context))),
+            _ => self.stay(state),
+        }
+    }
+
+    fn progressed(&mut self, state: State, now: Now, context: &Context<'_>) -> Action {
+        let State::Sending(mut sending) = state else { return self.stay(state) };
+        sending.response.progressed();
+        sending.response.stalled_at = Some(after_ms(now, context.decide.limits.send_stall_ms_max));
+        self.stay(State::Sending(sending))
     }
 
     fn peer_finished(&mut self, state: State) -> Action {
         self.peer_finished = true;
         match state {
             State::Heading(_) if self.input.is_empty() => self.close(state, Ending::PeerClosed),
-            State::Heading(_) => self.close(state, Ending::PeerClosedEarly),
+            State::Heading(_) | State::Handshaking(_) => self.close(state, Ending::PeerClosedEarly),
             // RFC 9112 9.6: a client may half-close behind its last request and still wants the answers.
             State::Fetching(_) | State::Sending(_) | State::Blocked(_) => self.stay(state),
             State::Lingering(Lingering { ending, .. }) => self.close(state, ending),
@@ -273,6 +321,7 @@ impl Connection {
             State::Fetching(Fetching { response, .. }) => self.send_next(response, Some(lease), now, context),
             // Came too late: the lease is dropped.
             State::Heading(_)
+            | State::Handshaking(_)
             | State::Sending(_)
             | State::Blocked(_)
             | State::Lingering(_)
@@ -392,6 +441,7 @@ impl Connection {
         match state {
             State::Blocked(Blocked { response, retry_at: None }) => self.resume(response, now, context),
             State::Heading(_)
+            | State::Handshaking(_)
             | State::Fetching(_)
             | State::Sending(_)
             | State::Blocked(_)
@@ -449,7 +499,9 @@ impl Connection {
                 self.resume(response, now, context)
             }
             State::Lingering(Lingering { deadline, ending }) if now >= deadline => self.close(state, ending),
-            State::Fetching(_)
+            State::Handshaking(deadline) if now >= deadline => self.close(state, Ending::HandshakeTooSlow),
+            State::Handshaking(_)
+            | State::Fetching(_)
             | State::Sending(_)
             | State::Blocked(_)
             | State::Lingering(_)
@@ -469,6 +521,7 @@ impl Connection {
     fn drain(&mut self, state: State) -> Action {
         match state {
             State::Heading(_) if self.input.is_empty() => self.close(state, Ending::Drained),
+            State::Handshaking(_) => self.close(state, Ending::Drained),
             State::Heading(_)
             | State::Fetching(_)
             | State::Sending(_)
@@ -498,7 +551,7 @@ impl Connection {
                 self.state = State::Closed(lease);
                 return Action::Wait;
             }
-            State::Heading(_) | State::Lingering(_) => None,
+            State::Heading(_) | State::Handshaking(_) | State::Lingering(_) => None,
         };
         self.state = State::Closed(lease);
         Action::Close(ending)

@@ -14,6 +14,8 @@ use crate::memory::{BlockKey, Lease};
 use crate::tuning::{Plant, Tuning};
 
 pub enum State {
+    /// Of TLS, until then.
+    Handshaking(Now),
     Heading(Heading),
     Fetching(Fetching),
     Sending(Sending),

@@ -31,7 +31,7 @@ fn bench() -> Bench {
         decide::Context { limits: &bench.limits, holdings: &bench.holdings, planted: Planted::default() },
         MADE,
     );
-    bench.connection.open(bench.now, &Context { decide, tuning: &bench.tuning, wall });
+    bench.connection.open(false, bench.now, &Context { decide, tuning: &bench.tuning, wall });
     bench
 }
 

@@ -54,6 +54,7 @@ fn start_so(how: How, limits: Limits, damage: impl Fn(&Site, &[TempDir])) -> Box
     let counters: Vec<_> = (0..2).map(|_| Arc::new(WorkerCounters::default())).collect();
     let holdings = site.holdings();
     let setup = EngineSetup {
+        secure: None,
         listeners,
         workers: counters.clone(),
         volumes: folders.iter().map(|folder| (folder.path().to_owned(), Arc::default())).collect(),

@@ -180,6 +180,10 @@ fn form_of(ending: Ending) -> Form {
         | Ending::RequestLimit
         | Ending::IdleTooLong
         | Ending::PipelineTooLong
+        | Ending::HandshakeTooSlow
+        | Ending::HandshakeFailed
+        | Ending::TooManyHandshakes
+        | Ending::TlsBroken
         | Ending::SendStalled
         | Ending::RequestTooLong
         | Ending::BodyFailed

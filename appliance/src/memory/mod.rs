@@ -321,6 +321,12 @@ fn name_of(key: &BlockKey) -> u64 {
 }
 
 impl Lease {
+    /// What lies there; of this lease's block.
+    pub fn bytes(&self, span: BlockSpan) -> &[u8] {
+        assert!(span.block == self.block, "a lease opens its own block");
+        self.memory.arena.leased(span)
+    }
+
     pub fn span(&self, offset: usize, bytes: usize) -> BlockSpan {
         BlockSpan { block: self.block, offset, bytes }
     }

@@ -123,6 +123,9 @@ pub trait Kernel {
     /// operation of io_uring (as of Linux 7.3), and IORING_OP_SPLICE always costs a kernel worker.
     fn send_file(&mut self, socket: &Self::Descriptor, span: BlockSpan) -> Result<usize, Errno>;
 
+    /// send(2), at once and without waiting.
+    fn send_now(&mut self, socket: &Self::Descriptor, bytes: &[u8]) -> Result<usize, Errno>;
+
     fn set_no_delay(&mut self, socket: &Self::Descriptor) -> Result<(), Errno>;
     fn shut_down(&mut self, socket: &Self::Descriptor, direction: Direction) -> Result<(), Errno>;
 

@@ -161,6 +161,10 @@ pub trait Ring {
     /// time.
     fn send_block(&mut self, id: OperationId, socket: Socket, span: BlockSpan);
 
+    /// Sends a copy of `bytes` at once, or of their first part; 0: the socket is full. No other send of the socket is in
+    /// flight. For what was sealed by TLS: it lies in memory that is used again at once, so that it stays in the cache.
+    fn send_now(&mut self, socket: Socket, bytes: &[u8]) -> Result<usize, SendFault>;
+
     /// Ends with `Writable`. Not twice at a time.
     fn await_writable(&mut self, id: OperationId, socket: Socket);
 

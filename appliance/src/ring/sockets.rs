@@ -249,6 +249,13 @@ impl<K: Kernel> Ring for SocketRing<K> {
         }
     }
 
+    fn send_now(&mut self, socket: Socket, bytes: &[u8]) -> Result<usize, SendFault> {
+        match self.kernel.send_now(open(&self.sockets, socket), bytes) {
+            Err(Errno::EAGAIN) => Ok(0),
+            result => send_outcome(result),
+        }
+    }
+
     fn await_writable(&mut self, id: OperationId, socket: Socket) {
         self.make_room();
         let operation = Operation::Writable { socket: open(&self.sockets, socket) };

@@ -14,7 +14,7 @@ use std::time::Duration;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use nix::errno::Errno;
 use nix::sys::sendfile::sendfile;
-use nix::sys::socket::{Shutdown, shutdown};
+use nix::sys::socket::{MsgFlags, Shutdown, shutdown};
 
 use super::Direction;
 use super::buffers::{HeadPlaces, RECEIVE_COUNT, ReceiveBuffers};
@@ -237,6 +237,10 @@ impl Kernel for UringKernel {
     fn send_file(&mut self, socket: &OwnedFd, span: BlockSpan) -> Result<usize, Errno> {
         let offset = i64::try_from(self.arena.lend(span)).expect("the arena's length fits 64 bits");
         sendfile(socket, self.arena.memfd(), Some(&mut { offset }), span.bytes)
+    }
+
+    fn send_now(&mut self, socket: &OwnedFd, bytes: &[u8]) -> Result<usize, Errno> {
+        nix::sys::socket::send(socket.as_raw_fd(), bytes, MsgFlags::from_bits_retain(SEND_FLAGS))
     }
 
     fn set_no_delay(&mut self, socket: &OwnedFd) -> Result<(), Errno> {

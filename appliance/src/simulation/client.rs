@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::faults::Fault;
 use super::network::Wire;
 use super::request::{Content, Request};
+use super::secure::Secure;
 use super::shared::Shared;
 use crate::clock::Now;
 use crate::holdings::Holdings;
@@ -82,6 +83,9 @@ pub struct Client {
     requests: VecDeque<Request>,
     ahead: usize,
     wire: Option<usize>,
+    secure: bool,
+    tls: Option<Secure>,
+    /// Content, not sealed.
     unsent: Vec<u8>,
     waiting: VecDeque<Arriving>,
     /// A request was sent behind which nothing is answered.
@@ -97,7 +101,13 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(shared: Rc<Shared>, holdings: Arc<Holdings>, workers: usize, harmless: bool) -> Self {
+    pub fn new(
+        shared: Rc<Shared>,
+        holdings: Arc<Holdings>,
+        workers: usize,
+        harmless: bool,
+        secure: bool,
+    ) -> Self {
         let mut random = shared.random.borrow_mut();
         let good = harmless || random.chance(1, 2);
         let manners = if good { Manners::Good } else { *random.pick(&Manners::BAD) };
@@ -115,6 +125,8 @@ impl Client {
             requests,
             ahead,
             wire: None,
+            secure,
+            tls: None,
             unsent: Vec::new(),
             waiting: VecDeque::new(),
             closing: false,
@@ -165,6 +177,7 @@ impl Client {
         let number = network.wires.len() - 1;
         network.backlogs[worker].push(number);
         self.wire = Some(number);
+        self.tls = self.secure.then(Secure::new);
         self.connects += 1;
         self.shared.happened();
     }
@@ -191,20 +204,27 @@ impl Client {
     fn send(&mut self, wire: &mut Wire) {
         // A server's socket takes only so much.
         let room = 16_384usize.saturating_sub(wire.to_server.len());
-        let trickles = self.manners == Manners::Trickles && self.received >= self.patience;
-        if self.unsent.is_empty() || room == 0 || wire.reset {
+        let mut trickles = self.manners == Manners::Trickles && self.received >= self.patience;
+        let mut unsent = &mut self.unsent;
+        if let Some(tls) = &mut self.tls {
+            // Nobody trickles within a record once it is sealed.
+            trickles &= tls.is_handshaking();
+            tls.seal(unsent);
+            unsent = &mut tls.unsent;
+        }
+        if unsent.is_empty() || room == 0 || wire.reset {
             return;
         }
-        let most = if trickles { self.unsent.len() - 1 } else { self.unsent.len() };
+        let most = if trickles { unsent.len() - 1 } else { unsent.len() };
         if trickles {
             self.shared.saw(Fault::Trickle);
         }
-        let count = (self.shared.below(most) + 1).min(most).min(room);
+        let count = (self.shared.below(most.max(1)) + 1).min(most).min(room);
         if count == 0 {
             return;
         }
-        wire.to_server.extend_from_slice(&self.unsent[..count]);
-        self.unsent.drain(..count);
+        wire.to_server.extend_from_slice(&unsent[..count]);
+        unsent.drain(..count);
         self.shared.happened();
         if wire.server_closed {
             wire.reset(&self.shared);
@@ -227,7 +247,18 @@ impl Client {
         } else {
             wire.to_client.len()
         };
-        wire.to_client.take(count, &mut self.input, &self.shared);
+        match &mut self.tls {
+            Some(tls) => {
+                let mut sealed = Vec::new();
+                wire.to_client.take(count, &mut sealed, &self.shared);
+                if let Err(what) = tls.open(&sealed, &mut self.input)
+                    && self.manners != Manners::Babbles
+                {
+                    return Err(what);
+                }
+            }
+            None => wire.to_client.take(count, &mut self.input, &self.shared),
+        }
         self.received += count;
         self.tally.received_bytes += u64::try_from(count).unwrap();
         self.shared.note(u64::try_from(count).unwrap());
@@ -300,7 +331,9 @@ impl Client {
 
     fn misbehave(&mut self, wire: &mut Wire) {
         let impatient = self.received >= self.patience;
-        let silent = self.unsent.is_empty() && !wire.client_finished;
+        let sent = self.unsent.is_empty() && self.tls.as_ref().is_none_or(|tls| tls.unsent.is_empty());
+        let handshaking = self.tls.as_ref().is_some_and(Secure::is_handshaking);
+        let silent = (sent || handshaking) && !wire.client_finished;
         match self.manners {
             Manners::Resets if impatient => {
                 self.shared.saw(Fault::ClientReset);
@@ -344,7 +377,8 @@ impl Client {
     fn finish(&mut self, wire: &mut Wire) -> Result<(), String> {
         let ended = (wire.server_finished || wire.server_closed || wire.reset) && wire.to_client.is_empty();
         let stalled = self.manners == Manners::Stalls && (wire.server_closed || wire.reset);
-        let satisfied = self.requests.is_empty() && self.waiting.is_empty() && self.unsent.is_empty();
+        let sent = self.unsent.is_empty() && self.tls.as_ref().is_none_or(|tls| tls.unsent.is_empty());
+        let satisfied = self.requests.is_empty() && self.waiting.is_empty() && sent;
         if ended || stalled {
             self.check_end(wire)?;
             self.tally.cut += u64::try_from(self.waiting.len()).unwrap();

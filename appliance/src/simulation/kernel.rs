@@ -307,13 +307,13 @@ impl FakeKernel {
         length: usize,
         put: impl FnOnce(&Arc<Arena>, &mut Queue, usize),
     ) -> bool {
-        let result = self.send_now(number, length, put);
+        let result = self.put_now(number, length, put);
         self.complete(tag, result, false, None, None);
         false
     }
 
     /// No send waits: what the wire does not take now, it does not take.
-    fn send_now(
+    fn put_now(
         &self,
         number: usize,
         length: usize,
@@ -479,7 +479,15 @@ impl Kernel for FakeKernel {
         assert!(span.bytes > 0, "a send of nothing");
         // Told in the next turn, for which nobody waits.
         self.shared.happened();
-        self.send_now(socket.wire(), span.bytes, |arena, queue, count| lend(arena, span, queue, count))
+        self.put_now(socket.wire(), span.bytes, |arena, queue, count| lend(arena, span, queue, count))
+    }
+
+    fn send_now(&mut self, socket: &FakeSocket, bytes: &[u8]) -> Result<usize, Errno> {
+        assert!(!bytes.is_empty(), "a send of nothing");
+        self.shared.happened();
+        self.put_now(socket.wire(), bytes.len(), |_, queue, count| {
+            queue.extend(&ZEROS[..count]).copy_from_slice(&bytes[..count]);
+        })
     }
 
     fn set_no_delay(&mut self, _socket: &FakeSocket) -> Result<(), Errno> {

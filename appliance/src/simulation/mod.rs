@@ -17,6 +17,7 @@ mod plants;
 pub mod random;
 mod request;
 mod run;
+mod secure;
 pub mod shared;
 pub mod site;
 mod tests;

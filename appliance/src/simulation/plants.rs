@@ -13,6 +13,11 @@ fn found(plant: Plant, budget: u64, said: &[&str]) {
 }
 
 #[test]
+fn simulation_finds_that_the_rest_of_what_was_sealed_is_forgotten() {
+    found(Plant::SealedRestForgotten, 1_500, &["TLS:"]);
+}
+
+#[test]
 fn simulation_finds_a_block_that_is_filled_while_it_is_sent() {
     found(Plant::LeaseNotKept, 1_500, &["wrong byte"]);
 }

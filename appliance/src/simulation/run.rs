@@ -14,6 +14,7 @@ use super::faults::Fault;
 use super::interference::{Action, Schedule};
 use super::kernel::{FakeKernel, FakeWaker};
 use super::random::Random;
+use super::secure::TLS;
 use super::shared::Shared;
 use super::site::SITE;
 use crate::clock::Now;
@@ -27,7 +28,7 @@ use crate::ring::sockets::SocketRing;
 use crate::ring::{Ring as _, Way};
 use crate::sys::Wake;
 use crate::sys::arena::Arena;
-use crate::tuning::{Planted, Tuning};
+use crate::tuning::{Plant, Planted, Tuning};
 use crate::worker::{Worker, WorkerSetup, mailbox_size};
 
 const ROUNDS_MAX: usize = 60_000;
@@ -52,6 +53,8 @@ pub struct Run {
     pub shared: Rc<Shared>,
     /// No fault that a client could notice is on.
     pub harmless: bool,
+    /// All is said over TLS.
+    pub secure: bool,
     pub workers: Vec<Worker<SocketRing<FakeKernel>>>,
     pub disks: Vec<Reader<FakeDisk>>,
     pub clients: Vec<Client>,
@@ -72,8 +75,14 @@ pub fn run(seed: u64, planted: Planted) -> Result<Summary, String> {
     Run::new(seed, planted).play()
 }
 
-fn random_limits(random: &mut Random, harmless: bool) -> Limits {
+/// Not drawn, so that the other seeds stay what they were.
+fn is_secure(seed: u64, planted: Planted) -> bool {
+    seed % 8 == 6 && !planted.has(Plant::LeaseEndsAtSubmit)
+}
+
+fn random_limits(seed: u64, random: &mut Random, harmless: bool) -> Limits {
     let mut limits = Limits {
+        handshakes_max: if !harmless && seed % 16 == 6 { 1 } else { 64 },
         connections_max: if harmless { 64 } else { random.between(1, 6) },
         head_bytes_max: 4096,
         ..Limits::default()
@@ -100,10 +109,11 @@ fn random_tuning(random: &mut Random, harmless: bool, planted: Planted) -> Tunin
 
 impl Run {
     fn new(seed: u64, planted: Planted) -> Self {
+        let secure = is_secure(seed, planted);
         let mut random = Random::new(seed);
         let harmless = random.chance(1, 3);
         let count = random.between(1, 2);
-        let limits = random_limits(&mut random, harmless);
+        let limits = random_limits(seed, &mut random, harmless);
         let clients = random.between(1, 8);
         // With fewer blocks than clients, all may be in use at a time.
         let blocks = if harmless { 3 * (clients + 2) } else { *random.pick(&[3, 3, 4, 5, 8]) };
@@ -122,7 +132,7 @@ impl Run {
         let memory = Memory::new(arena, blocks, SITE.volumes, mailboxes, planted);
         let holdings = SITE.holdings();
         let (disks, handles) = make_disks(&shared, &memory, &holdings, &tuning, faults);
-        let client = |_| Client::new(shared.clone(), holdings.clone(), count, harmless);
+        let client = |_| Client::new(shared.clone(), holdings.clone(), count, harmless, secure);
         let clients = (0..clients).map(client).collect();
         let counters: Vec<_> = (0..count).map(|_| Arc::new(WorkerCounters::default())).collect();
         let stop = Arc::<AtomicBool>::default();
@@ -130,6 +140,7 @@ impl Run {
             let setup = WorkerSetup {
                 index: u16::try_from(index).unwrap(),
                 listeners: Vec::new(),
+                secure: None,
                 limits: limits.clone(),
                 holdings: holdings.clone(),
                 counters: counters[index].clone(),
@@ -145,12 +156,17 @@ impl Run {
             let mut ring = SocketRing::new(kernel, way, planted);
             let listener = ring.listen_on(listener);
             ring.accept(listener);
-            Worker::new(setup, ring)
+            let mut worker = Worker::new(setup, ring);
+            if secure {
+                worker.secure(TLS.server.clone());
+            }
+            worker
         };
         let workers = answers.into_iter().enumerate().map(worker).collect();
         Self {
             shared,
             harmless,
+            secure,
             workers,
             disks,
             clients,
@@ -275,7 +291,8 @@ impl Run {
         let due = worker.deadline().is_some_and(|at| at <= now);
         let ring = worker.ring();
         let returns = ring.kernel().sleep();
-        if returns || due || ring.has_entries() || !ring.is_armed() {
+        let at_once = ring.has_entries() || !ring.is_armed();
+        if returns || due || at_once || worker.has_work() {
             worker.turn(None).map_err(|cause| cause.to_string())?;
         }
         Ok(())

@@ -6,6 +6,8 @@
 //! - a Rust reference to the bytes borrows the `Block` ([`Block::bytes`], [`Block::bytes_mut`]);
 //! - a ring that lets the kernel *write* a block takes the `Block` by value and gives it back with the completion, so
 //!   that no reference can exist meanwhile; a ring that goes away earlier forgets it, and with it the mapping stays;
+//! - a lease of `memory` lends out a shared reference ([`Arena::leased`]): `memory` keeps the `Block` of a block that is
+//!   leased, and gives it to nobody who could write it;
 //! - a ring that lets the kernel *read* a block (a SEND) names it by [`BlockSpan`]. That needs no ownership to
 //!   be sound, since no reference is made and the kernel copies whatever is there; that the bytes are the right ones is the
 //!   promise of `memory`, which never gives a block away for filling while a lease on it exists.
@@ -118,6 +120,18 @@ impl Arena {
             "a span outside its block"
         );
         index * self.block_bytes + span.offset
+    }
+
+    /// The bytes of a block that is leased. Only `memory::Lease` asks, for as long as it exists.
+    pub(crate) fn leased(&self, span: BlockSpan) -> &[u8] {
+        let start = self.address(span);
+        // SAFETY: `slice::from_raw_parts` asks for readable memory that nobody writes meanwhile: `address` has checked that
+        // the span is inside the mapping, which lives as long as `self`; while its lease exists, the only `Block` of these
+        // bytes lies in `memory`, which does not write it.
+        #[expect(unsafe_code, reason = "the contract is this module's")]
+        unsafe {
+            std::slice::from_raw_parts(start, span.bytes)
+        }
     }
 
     /// Where a span lies in our address space. Only rings ask, to tell the kernel.

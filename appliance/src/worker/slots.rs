@@ -4,6 +4,7 @@ use crate::clock::Now;
 use crate::conn::Connection;
 use crate::memory::BlockKey;
 use crate::ring::{OperationId, Socket};
+use crate::tls::Session;
 use crate::tuning::{Plant, Planted};
 
 /// 24 bits of a generation travel with an operation.
@@ -21,12 +22,28 @@ pub struct Slot {
     /// It was asked when the socket takes bytes again.
     pub polling: bool,
     pub closing: bool,
+    pub tls: Option<Box<Secured>>,
     pub waiting: Option<Wait>,
     /// A wait that was given up when its answer was on its way.
     pub owed: Option<u32>,
     pub waits: u32,
     /// The entry in the wheel that counts.
     pub alarm: Option<Now>,
+}
+
+/// What the worker keeps of a connection over TLS.
+pub struct Secured {
+    pub session: Session,
+    /// Its handshake is not over: it counts against `limits.handshakes_max`.
+    pub shaking: bool,
+    /// What it received waits for its turn.
+    pub queued: bool,
+    /// So much content was sealed and has not all left: then the connection is told.
+    pub promised: Option<usize>,
+    /// Once all has left, the client is told that no more comes.
+    pub finishing: bool,
+    /// It waits for the alarm of those whose socket was called writable and took nothing.
+    pub stuck: bool,
 }
 
 /// For a block.
@@ -71,6 +88,7 @@ impl Slots {
             slot.used = false;
             slot.generation = (slot.generation + 1) % GENERATIONS;
             slot.closing = false;
+            slot.tls = None;
             slot.alarm = slot.alarm.filter(|_| planted.has(Plant::AlarmKept));
             self.free.push(id.slot);
         }
@@ -97,6 +115,7 @@ impl Slot {
             sending: false,
             polling: false,
             closing: false,
+            tls: None,
             waiting: None,
             owed: None,
             waits: 0,

@@ -2,7 +2,7 @@
 //! byte by byte.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -113,11 +113,25 @@ impl Disks {
     }
 
     pub fn start(self, limits: &str) -> Site {
-        let server = Server::start(BoxConfig::parse(&self.config_text(limits)).unwrap(), None).unwrap();
+        let text = self.config_text(limits);
+        self.start_as(&text)
+    }
+
+    pub fn start_as(self, text: &str) -> Site {
+        let server = Server::start(BoxConfig::parse(text).unwrap(), None).unwrap();
         let site = Site { disks: self, server };
         site.tell(&ServerRequest::TokenKeys { keys: vec![signer().public_key()] }).unwrap();
         site
     }
+}
+
+/// Serves over TLS too, with the certificate and key that lie in the folder as `certificate.pem` and `key.pem`.
+pub fn secure_text(disks: &Disks, limits: &str) -> String {
+    let folder = disks.folder.path().display();
+    let tls = format!(
+        "[server.tls]\nlisten = ['127.0.0.1:0']\ncertificate = '{folder}/certificate.pem'\nkey = '{folder}/key.pem'\n"
+    );
+    disks.config_text(limits) + &tls
 }
 
 fn uuid(index: usize) -> VolumeId {
@@ -238,17 +252,29 @@ impl Answer {
     }
 }
 
+pub fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+pub trait Stream: Read + Write {}
+
+impl<S: Read + Write> Stream for S {}
+
 /// A connection.
 pub struct Wire {
-    stream: BufReader<TcpStream>,
+    stream: BufReader<Box<dyn Stream>>,
 }
 
 impl Wire {
     pub fn open(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        Self { stream: BufReader::new(stream) }
+        Self::over(connect(address))
+    }
+
+    pub fn over(stream: impl Stream + 'static) -> Self {
+        Self { stream: BufReader::new(Box::new(stream)) }
     }
 
     pub fn wait_for_a_byte(&mut self) {

@@ -5,4 +5,5 @@
 mod agent;
 mod fixture;
 mod program;
+mod secure;
 mod serving;
