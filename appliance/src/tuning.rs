@@ -77,6 +77,8 @@ pub enum Plant {
     BufferGivenTwice,
     /// The poll of the eventfd is taken to be armed for ever.
     WakerNotArmedAgain,
+    /// The next answer leaves as fast as the one before was to.
+    PaceKept,
     /// What a socket did not take of what was sealed is not sent later.
     SealedRestForgotten,
     /// A full submission queue is flushed again and again while completions wait to be taken.

@@ -350,6 +350,17 @@ impl<R: Ring> Worker<R> {
         self.carry_out(id, action);
     }
 
+    /// Before an answer's first byte, and for all of it; the next one has its own.
+    fn pace(&mut self, id: OperationId) {
+        let Some(slot) = self.slots.find(id) else { return };
+        let pace = slot.connection.pace();
+        let kept = pace.is_none() && self.setup.tuning.planted.has(Plant::PaceKept);
+        if slot.pace != pace && !kept {
+            slot.pace = pace;
+            self.ring.pace(slot.socket, pace);
+        }
+    }
+
     /// Does what the connection says, and tells it at once what is known at once.
     fn carry_out(&mut self, id: OperationId, mut action: Action) {
         loop {
@@ -358,6 +369,10 @@ impl<R: Ring> Worker<R> {
                 self.setup.counters.request_ended(ending);
             }
             let socket = slot.socket;
+            if matches!(action, Action::SendHead { .. }) {
+                self.pace(id);
+            }
+            let Some(slot) = self.slots.find(id) else { return };
             match action {
                 Action::Wait => break,
                 Action::Fetch { key, ahead, again } => {

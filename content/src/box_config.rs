@@ -100,6 +100,24 @@ pub struct Limits {
     pub send_stall_ms_max: u64,
     /// A whole request: DESIGN §3 ends it at 10 minutes.
     pub request_ms_max: u64,
+    pub pacing: Pacing,
+}
+
+/// How fast answers leave at most. A player that sends CMCD says so itself (`rtp`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Pacing {
+    /// No answer is paced below this, whatever the player says.
+    pub floor_kbps: u64,
+    /// What a stream takes. If it is set, who does not say better gets three times this for ten seconds and half as much again
+    /// later; and who says the bitrate of its stream (`br`), that of its own.
+    pub bitrate_kbps: Option<u64>,
+}
+
+impl Default for Pacing {
+    fn default() -> Self {
+        Self { floor_kbps: 1_000, bitrate_kbps: None }
+    }
 }
 
 impl Default for Limits {
@@ -115,6 +133,7 @@ impl Default for Limits {
             idle_ms_max: 60_000,
             send_stall_ms_max: 30_000,
             request_ms_max: 600_000,
+            pacing: Pacing::default(),
         }
     }
 }

@@ -22,6 +22,7 @@ mod tests;
 
 use crate::clock::{Now, Wall};
 use crate::endings::Ending;
+use crate::http::answer;
 use crate::http::decide::{self, ConnectionMemory, HeadOutcome, Refusal};
 use crate::memory::{BlockKey, Failure, Lease};
 use crate::sys::arena::BlockSpan;
@@ -147,6 +148,14 @@ impl Connection {
 
     pub fn unsent_head(&self) -> &[u8] {
         &self.head[self.head_sent..]
+    }
+
+    /// How fast what is being sent may leave, in bytes a second; None: as fast as it goes.
+    pub fn pace(&self) -> Option<u64> {
+        match &self.state {
+            State::Sending(Sending { response, .. }) => response.pace,
+            _ => None,
+        }
     }
 
     /// What of a block the last [`Action`] asked to send: the lease lasts until that has ended, or until [`Self::let_go`].
@@ -318,7 +327,12 @@ impl Connection {
 
     fn block_arrived(&mut self, state: State, lease: Lease, now: Now, context: &Context<'_>) -> Action {
         match state {
-            State::Fetching(Fetching { response, .. }) => self.send_next(response, Some(lease), now, context),
+            State::Fetching(Fetching { mut response, .. }) => {
+                if let Some((at, since)) = response.wait.take() {
+                    answer::write_wait(&mut self.head, at, now.0.saturating_sub(since.0) / 1_000);
+                }
+                self.send_next(response, Some(lease), now, context)
+            }
             // Came too late: the lease is dropped.
             State::Heading(_)
             | State::Handshaking(_)

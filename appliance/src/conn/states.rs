@@ -79,6 +79,10 @@ pub struct Response {
     pub stalled_at: Option<Now>,
     /// Sends since then that found the socket full.
     pub fulls: u32,
+    /// So many bytes a second at most; None: as fast as it goes.
+    pub pace: Option<u64>,
+    /// Where in the head the wait for the first block is written, and since when it is waited for.
+    pub wait: Option<(usize, Now)>,
     /// The block that was asked for last: asking again is no second request.
     asked: Option<BlockKey>,
     /// While it is held, what it names is not unlinked (DESIGN §3).
@@ -132,6 +136,8 @@ impl Response {
             deadline: after_ms(now, context.decide.limits.request_ms_max),
             stalled_at: None,
             fulls: 0,
+            pace: decision.pace,
+            wait: decision.wait_at.map(|at| (at, now)),
             asked: None,
             _generation: decision.generation.filter(|_| !planted.has(Plant::GenerationDropped)),
         }
@@ -150,6 +156,8 @@ impl Response {
             deadline,
             stalled_at: None,
             fulls: 0,
+            pace: None,
+            wait: None,
             asked: None,
             _generation: None,
         }
@@ -158,6 +166,7 @@ impl Response {
     pub fn become_refusal(&mut self, ending: Ending, keep_open: bool) {
         self.body = None;
         self.parts = None;
+        self.wait = None;
         self.ending = ending;
         self.keep_open = keep_open;
     }

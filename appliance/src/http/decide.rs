@@ -17,9 +17,11 @@ use content::token::{Claims, KeyRing, TokenError, split_target};
 use jiff::fmt::rfc2822::DateTimePrinter;
 
 use super::answer::{self, Extent, Object, Persistence, Refused};
+use super::cmcd;
 use super::conditional::{self, Verdict};
 use super::head::{FIELD_ROOM, Head, HeadError, Method, Version};
 use super::multipart::Multipart;
+use super::pacing;
 use super::range::{self, Selection};
 use crate::clock::Wall;
 use crate::endings::Ending;
@@ -40,6 +42,8 @@ pub struct Context<'a> {
 pub struct ConnectionMemory {
     /// Requests decided on this connection.
     requests: u64,
+    /// When the first of them was.
+    first: Option<Wall>,
     verified: Option<Verified>,
     date: Option<(Wall, String)>,
 }
@@ -75,6 +79,10 @@ pub struct Decision {
     pub close_ending: Ending,
     /// Held until the body is sent: what a request still uses is not unlinked.
     pub generation: Option<Arc<Generation>>,
+    /// So many bytes a second at most; None: as fast as it goes.
+    pub pace: Option<u64>,
+    /// Where in the answer's head the time is written that its first block took, once that is known.
+    pub wait_at: Option<usize>,
 }
 
 pub enum HeadOutcome {
@@ -100,10 +108,11 @@ pub fn decide(
     };
     memory.requests = memory.requests.saturating_add(1);
     let closing = closing(&head, context, memory);
+    let first = *memory.first.get_or_insert(now);
     let mut reply = reply(&head, context, memory, now);
     let persistence = Persistence { version: head.version, keep_open: closing.is_none() };
     let date = memory.date(now);
-    reply.write(out, date, persistence, head.method);
+    let wait_at = reply.write(out, date, persistence, head.method);
     let ending = reply.ending();
     let body = reply.begin_body(out).filter(|_| head.method == Method::Get);
     HeadOutcome::Decided(Decision {
@@ -113,6 +122,8 @@ pub fn decide(
         keep_open: closing.is_none(),
         ending,
         close_ending: closing.unwrap_or(Ending::PeerClosed),
+        pace: body.and_then(|_| pacing::pace(&cmcd::read(&head), &context.limits.pacing, first, now)),
+        wait_at,
         generation: reply.generation(),
     })
 }
@@ -259,10 +270,18 @@ fn date_text(now: Wall) -> String {
 }
 
 impl Reply {
-    fn write(&self, out: &mut Vec<u8>, date: &str, persistence: Persistence, method: Method) {
+    /// Gives where the wait for its first block is to be written.
+    fn write(
+        &self,
+        out: &mut Vec<u8>,
+        date: &str,
+        persistence: Persistence,
+        method: Method,
+    ) -> Option<usize> {
         match self {
             Self::Object { entry, max_age_s, extent, .. } => {
-                answer::write_object(out, date, &object(entry, *max_age_s, extent), persistence);
+                let object = object(entry, *max_age_s, extent);
+                return Some(answer::write_object(out, date, &object, persistence));
             }
             Self::NotModified { entry, max_age_s } => {
                 answer::write_not_modified(
@@ -279,6 +298,7 @@ impl Reply {
                 answer::write_refusal(out, date, &refused, persistence);
             }
         }
+        None
     }
 
     /// The bytes that come first, behind the head. Writes what stands before the first of several parts.
@@ -336,7 +356,17 @@ fn refuse_head(error: HeadError, consumed: usize, now: Wall, out: &mut Vec<u8>) 
     };
     write_closing(ending, detail, false, now, out);
     let close_ending = Ending::RefusalClosed;
-    Decision { consumed, body: None, parts: None, keep_open: false, ending, close_ending, generation: None }
+    Decision {
+        consumed,
+        body: None,
+        parts: None,
+        keep_open: false,
+        ending,
+        close_ending,
+        generation: None,
+        pace: None,
+        wait_at: None,
+    }
 }
 
 /// What the core may have to say by itself.

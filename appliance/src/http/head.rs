@@ -36,6 +36,8 @@ pub struct Head<'b, 'h> {
     pub version: Version,
     /// Without query. `*` for a request about the server itself, and then the method is OPTIONS.
     pub path: &'b str,
+    /// Behind the first `?`.
+    pub query: Option<&'b str>,
     /// Whether the connection may be used again, as far as the peer is concerned.
     pub keep_open: bool,
     /// Whether content follows.
@@ -72,17 +74,26 @@ impl<'b, 'h> Head<'b, 'h> {
         let version = if version == Some(0) { Version::Http10 } else { Version::Http11 };
         let method = method_of(method.unwrap_or_default());
         let fields: &'h [httparse::Header<'b>] = headers;
-        let head = Self { bytes: end, method, version, path: "", keep_open: false, content: false, fields };
+        let head = Self {
+            bytes: end,
+            method,
+            version,
+            path: "",
+            query: None,
+            keep_open: false,
+            content: false,
+            fields,
+        };
         head.check(path.unwrap_or_default()).map(Some)
     }
 
     fn check(self, target: &'b str) -> Result<Self, HeadError> {
         self.check_host()?;
         let content = self.framing()?;
-        let path = path_of(target, self.method)?;
+        let (path, query) = path_of(target, self.method)?;
         // Content that nobody reads would be taken for the next request.
         let keep_open = self.reusable() && !content;
-        Ok(Self { content, path, keep_open, ..self })
+        Ok(Self { content, path, query, keep_open, ..self })
     }
 
     /// The values of a field, trimmed, in order.
@@ -213,16 +224,16 @@ fn method_of(name: &str) -> Method {
 
 /// RFC 9112 §3.2: origin-form, absolute-form, and for OPTIONS the asterisk-form. The target of a method that is refused
 /// anyway (CONNECT has another form) is not looked at.
-fn path_of(target: &str, method: Method) -> Result<&str, HeadError> {
+fn path_of(target: &str, method: Method) -> Result<(&str, Option<&str>), HeadError> {
     if method == Method::Other || (target == "*" && method == Method::Options) {
-        return Ok(target);
+        return Ok((target, None));
     }
     let allowed = |byte: u8| byte.is_ascii_graphic() && byte != b'#';
     if !target.bytes().all(allowed) {
         return Err(HeadError::Malformed("the target has a character that must be encoded"));
     }
     let path = if target.starts_with('/') { target } else { path_of_absolute(target)? };
-    Ok(path.split_once('?').map_or(path, |(path, _)| path))
+    Ok(path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query))))
 }
 
 /// RFC 9112 §3.2.2: a server must accept the absolute form; its authority then stands for Host, which we do not use.

@@ -5,10 +5,12 @@
 //! [`answer`] writes what they decided.
 
 pub mod answer;
+pub mod cmcd;
 pub mod conditional;
 pub mod decide;
 pub mod head;
 pub mod multipart;
+pub mod pacing;
 pub mod range;
 
 #[cfg(test)]

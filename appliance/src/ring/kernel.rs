@@ -126,7 +126,10 @@ pub trait Kernel {
     /// send(2), at once and without waiting.
     fn send_now(&mut self, socket: &Self::Descriptor, bytes: &[u8]) -> Result<usize, Errno>;
 
-    fn set_no_delay(&mut self, socket: &Self::Descriptor) -> Result<(), Errno>;
+    /// What every accepted socket is told: `sys::prepare`.
+    fn prepare(&mut self, socket: &Self::Descriptor) -> Result<(), Errno>;
+    /// SO_MAX_PACING_RATE, in bytes a second.
+    fn pace(&mut self, socket: &Self::Descriptor, bytes_per_s: u64) -> Result<(), Errno>;
     fn shut_down(&mut self, socket: &Self::Descriptor, direction: Direction) -> Result<(), Errno>;
 
     /// Of a buffer that an entry named and that was not given back.

@@ -168,6 +168,9 @@ pub trait Ring {
     /// Ends with `Writable`. Not twice at a time.
     fn await_writable(&mut self, id: OperationId, socket: Socket);
 
+    /// No faster than so many bytes a second, from the next send on; None: as fast as it goes.
+    fn pace(&mut self, socket: Socket, bytes_per_s: Option<u64>);
+
     fn shut_down(&mut self, socket: Socket, direction: Direction);
 
     /// Every operation on it must have ended.

@@ -127,8 +127,8 @@ impl<K: Kernel> SocketRing<K> {
     ) {
         if let Some(socket) = entry.socket {
             // Fails only for a socket that is gone already; the first receive will say so.
-            if let Err(cause) = self.kernel.set_no_delay(&socket) {
-                tracing::debug!(%cause, "TCP_NODELAY");
+            if let Err(cause) = self.kernel.prepare(&socket) {
+                tracing::debug!(%cause, "options of a socket");
             }
             completions.push(Completion::Accepted { listener, socket: self.keep(socket) });
         }
@@ -260,6 +260,14 @@ impl<K: Kernel> Ring for SocketRing<K> {
         self.make_room();
         let operation = Operation::Writable { socket: open(&self.sockets, socket) };
         self.kernel.push(Tag { kind: Kind::Writable, id }, operation);
+    }
+
+    fn pace(&mut self, socket: Socket, bytes_per_s: Option<u64>) {
+        // Only a socket that is gone already refuses: the next send says so.
+        let pace = bytes_per_s.unwrap_or(u64::MAX);
+        if let Err(cause) = self.kernel.pace(open(&self.sockets, socket), pace) {
+            tracing::debug!(%cause, "SO_MAX_PACING_RATE");
+        }
     }
 
     fn shut_down(&mut self, socket: Socket, direction: Direction) {

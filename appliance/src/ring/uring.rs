@@ -243,8 +243,12 @@ impl Kernel for UringKernel {
         nix::sys::socket::send(socket.as_raw_fd(), bytes, MsgFlags::from_bits_retain(SEND_FLAGS))
     }
 
-    fn set_no_delay(&mut self, socket: &OwnedFd) -> Result<(), Errno> {
-        sys::set_no_delay(socket.as_fd())
+    fn prepare(&mut self, socket: &OwnedFd) -> Result<(), Errno> {
+        sys::prepare(socket.as_fd())
+    }
+
+    fn pace(&mut self, socket: &OwnedFd, bytes_per_s: u64) -> Result<(), Errno> {
+        sys::pace(socket.as_fd(), bytes_per_s)
     }
 
     fn shut_down(&mut self, socket: &OwnedFd, direction: Direction) -> Result<(), Errno> {

@@ -94,6 +94,8 @@ pub struct Client {
     /// After so many received bytes, bad manners show.
     patience: usize,
     received: usize,
+    /// Of this connection.
+    taken: usize,
     pub pause_until: Option<Now>,
     pub tally: Tally,
     connects: usize,
@@ -107,13 +109,14 @@ impl Client {
         workers: usize,
         harmless: bool,
         secure: bool,
+        paced: bool,
     ) -> Self {
         let mut random = shared.random.borrow_mut();
         let good = harmless || random.chance(1, 2);
         let manners = if good { Manners::Good } else { *random.pick(&Manners::BAD) };
         let count = if manners == Manners::Floods { 60 } else { random.between(1, 8) };
         let odd = !harmless && random.chance(1, 2);
-        let requests = (0..count).map(|_| Request::random(&mut random, odd)).collect();
+        let requests = (0..count).map(|_| Request::random(&mut random, odd).paced(paced)).collect();
         let ahead = if manners == Manners::Floods { 60 } else { random.between(1, 4) };
         let patience = if random.chance(1, 3) { 0 } else { random.below(600_000) };
         drop(random);
@@ -133,6 +136,7 @@ impl Client {
             input: Vec::new(),
             patience,
             received: 0,
+            taken: 0,
             pause_until: None,
             tally: Tally::default(),
             connects: 0,
@@ -178,6 +182,7 @@ impl Client {
         network.backlogs[worker].push(number);
         self.wire = Some(number);
         self.tls = self.secure.then(Secure::new);
+        self.taken = 0;
         self.connects += 1;
         self.shared.happened();
     }
@@ -260,14 +265,16 @@ impl Client {
             None => wire.to_client.take(count, &mut self.input, &self.shared),
         }
         self.received += count;
+        self.taken += count;
         self.tally.received_bytes += u64::try_from(count).unwrap();
         self.shared.note(u64::try_from(count).unwrap());
         self.shared.happened();
-        self.check()
+        self.check(wire)
     }
 
     /// The oracle.
-    fn check(&mut self) -> Result<(), String> {
+    fn check(&mut self, wire: &Wire) -> Result<(), String> {
+        let before = self.taken.saturating_sub(self.input.len());
         let mut used = 0;
         while used < self.input.len() {
             let input = &self.input[used..];
@@ -281,6 +288,10 @@ impl Client {
                     let head = &input[..end + 4];
                     let (content, refused) =
                         arriving.request.read_head(head, &self.holdings, self.shared.wall())?;
+                    let (pace, due) = (wire.pace_at(before + used), arriving.request.pace());
+                    if matches!(content, Content::Expected { .. }) && pace != due {
+                        return Err(format!("sent with {pace} bytes a second where {due} were asked for"));
+                    }
                     self.tally.refused += u64::from(refused);
                     arriving.content = Some(content);
                     used += end + 4;

@@ -80,6 +80,7 @@ faults! {
     Drain, false, 0, "The server drains.";
     Undrain, false, 0, "It does not drain any more.";
     Stop, false, 0, "The server stops.";
+    Paced, true, 0, "An answer is not to leave faster than its player said.";
     TokenExpired, false, 0, "A token expires between two requests of a connection.";
 }
 

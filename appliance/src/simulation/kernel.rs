@@ -490,7 +490,16 @@ impl Kernel for FakeKernel {
         })
     }
 
-    fn set_no_delay(&mut self, _socket: &FakeSocket) -> Result<(), Errno> {
+    fn pace(&mut self, socket: &FakeSocket, bytes_per_s: u64) -> Result<(), Errno> {
+        let wire = &mut self.shared.network.borrow_mut().wires[socket.wire()];
+        wire.paces.push((wire.sent, bytes_per_s));
+        if bytes_per_s < u64::MAX {
+            self.shared.saw(Fault::Paced);
+        }
+        Ok(())
+    }
+
+    fn prepare(&mut self, _socket: &FakeSocket) -> Result<(), Errno> {
         if self.shared.strikes(Fault::NoDelayRefused) { Err(Errno::EINVAL) } else { Ok(()) }
     }
 

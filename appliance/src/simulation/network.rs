@@ -103,6 +103,10 @@ pub struct Wire {
     pub server_finished: bool,
     pub server_shut: bool,
     pub server_closed: bool,
+    /// Bytes that the server has sent.
+    pub sent: usize,
+    /// What the server set, in bytes a second, and how many bytes it had sent before.
+    pub paces: Vec<(usize, u64)>,
     /// The server's operations in flight.
     pub operations: usize,
 }
@@ -116,6 +120,12 @@ impl Network {
 impl Wire {
     pub fn room(&self) -> usize {
         self.capacity.saturating_sub(self.to_client.len())
+    }
+
+    /// What held when so many bytes had been sent.
+    pub fn pace_at(&self, sent: usize) -> u64 {
+        let before = self.paces.iter().rev().find(|(at, _)| *at <= sent);
+        before.map_or(u64::MAX, |(_, rate)| *rate)
     }
 
     /// Bytes that had arrived and were not read may be lost.
@@ -133,6 +143,7 @@ impl Wire {
 
     /// So many bytes have gone to the client.
     pub fn sent(&mut self, count: usize, shared: &Shared) {
+        self.sent += count;
         let Some(left) = self.reset_after else { return };
         self.reset_after = left.checked_sub(count).filter(|left| *left > 0);
         if self.reset_after.is_none() {

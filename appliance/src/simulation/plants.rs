@@ -18,6 +18,11 @@ fn simulation_finds_that_the_rest_of_what_was_sealed_is_forgotten() {
 }
 
 #[test]
+fn simulation_finds_an_answer_that_is_paced_as_the_one_before() {
+    found(Plant::PaceKept, 400, &["bytes a second where"]);
+}
+
+#[test]
 fn simulation_finds_a_block_that_is_filled_while_it_is_sent() {
     found(Plant::LeaseNotKept, 1_500, &["wrong byte"]);
 }

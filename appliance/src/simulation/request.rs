@@ -103,6 +103,8 @@ pub struct Request {
     ranges: Vec<Range<usize>>,
     brief: bool,
     token: usize,
+    /// It may say how fast it wants its answer (CMCD).
+    paced: bool,
     asked: Option<Asked>,
 }
 
@@ -141,7 +143,35 @@ impl Request {
         let ranged = matches!(kind, Kind::Get | Kind::Last) && random.chance(1, 2);
         let ranges = if ranged { random_ranges(random, size) } else { Vec::new() };
         let brief = odd && random.chance(1, 6);
-        Self { kind, object, ranges, brief, token: random.below(TOKENS.refused.len()), asked: None }
+        Self {
+            kind,
+            object,
+            ranges,
+            brief,
+            token: random.below(TOKENS.refused.len()),
+            paced: false,
+            asked: None,
+        }
+    }
+
+    pub fn paced(self, paced: bool) -> Self {
+        Self { paced, ..self }
+    }
+
+    /// What it says of itself: in fields, in the query; and how many bytes a second it is to get then.
+    fn cmcd(&self) -> (&'static str, &'static str, u64) {
+        let sent = matches!(self.kind, Kind::Get | Kind::Last);
+        match self.object % 4 {
+            0 if self.paced && sent => ("CMCD-Status: rtp=4000\r\n", "", 500_000),
+            1 if self.paced && sent => ("", "?CMCD=br%3D900%2Crtp%3D8000", 1_000_000),
+            2 if self.paced && sent => ("CMCD-Status: bs,rtp=4000\r\n", "", u64::MAX),
+            _ => ("", "", u64::MAX),
+        }
+    }
+
+    /// Bytes a second that its answer may leave with.
+    pub fn pace(&self) -> u64 {
+        self.cmcd().2
     }
 
     fn target(&self) -> String {
@@ -169,7 +199,8 @@ impl Request {
             Kind::NewVersion => ("GET", "HTTP/2.0"),
             _ => ("GET", "HTTP/1.1"),
         };
-        let mut text = format!("{method} {} {version}\r\n", self.target());
+        let (fields, query, _) = self.cmcd();
+        let mut text = format!("{method} {}{query} {version}\r\n{fields}", self.target());
         if self.kind != Kind::Malformed {
             text += "Host: x\r\n";
         }

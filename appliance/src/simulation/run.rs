@@ -132,7 +132,8 @@ impl Run {
         let memory = Memory::new(arena, blocks, SITE.volumes, mailboxes, planted);
         let holdings = SITE.holdings();
         let (disks, handles) = make_disks(&shared, &memory, &holdings, &tuning, faults);
-        let client = |_| Client::new(shared.clone(), holdings.clone(), count, harmless, secure);
+        let client =
+            |_| Client::new(shared.clone(), holdings.clone(), count, harmless, secure, seed % 8 == 2);
         let clients = (0..clients).map(client).collect();
         let counters: Vec<_> = (0..count).map(|_| Arc::new(WorkerCounters::default())).collect();
         let stop = Arc::<AtomicBool>::default();

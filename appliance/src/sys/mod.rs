@@ -19,6 +19,7 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen as listen_on, setsockopt,
     socket, sockopt,
 };
+use nix::{getsockopt_impl, setsockopt_impl, sockopt_impl};
 
 use crate::clock::{Now, Wall};
 
@@ -49,9 +50,30 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(listener.into())
 }
 
-/// Answers are whole and leave at once: nothing is gained by waiting to fill a packet.
-pub fn set_no_delay(socket: BorrowedFd<'_>) -> Result<(), Errno> {
-    setsockopt(&socket, sockopt::TcpNoDelay, &true)
+sockopt_impl!(
+    /// tcp(7): how much may wait unsent in the socket's queue before it is called full.
+    NotSentLowWater, Both, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, u32);
+sockopt_impl!(
+    /// socket(7): in bytes a second.
+    MaxPacingRate, Both, libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, u64);
+
+/// Unsent bytes that a socket's queue takes: enough to go on with while its worker is at others, and what a slow reader
+/// costs at most besides what is on its way (without it, 4 MiB by the kernel's defaults).
+const UNSENT_BYTES: u32 = 256 * 1024;
+/// A peer that acknowledges nothing for so long is gone, also one that keeps a closed window open by answering its
+/// probes: else what SEND_ZC lent would stay lent for ever.
+const UNACKNOWLEDGED_MS_MAX: u32 = 30_000;
+
+/// For every connection of a viewer.
+pub fn prepare(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    // Answers are whole and leave at once: nothing is gained by waiting to fill a packet.
+    setsockopt(&socket, sockopt::TcpNoDelay, &true)?;
+    setsockopt(&socket, sockopt::TcpUserTimeout, &UNACKNOWLEDGED_MS_MAX)?;
+    setsockopt(&socket, NotSentLowWater, &UNSENT_BYTES)
+}
+
+pub fn pace(socket: BorrowedFd<'_>, bytes_per_s: u64) -> Result<(), Errno> {
+    setsockopt(&socket, MaxPacingRate, &bytes_per_s)
 }
 
 /// Makes another thread's ring return from its wait. Cheap to clone; may be called from any thread.
@@ -95,6 +117,8 @@ impl Wake for EventWaker {
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::socket::getsockopt;
+
     use super::*;
 
     #[test]
@@ -102,6 +126,20 @@ mod tests {
         let first = listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let second = listen(first.local_addr().unwrap()).unwrap();
         assert_eq!(first.local_addr().unwrap(), second.local_addr().unwrap());
+    }
+
+    #[test]
+    fn a_viewers_socket_keeps_little_unsent_and_gives_up_a_silent_peer() {
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let socket = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        prepare(socket.as_fd()).unwrap();
+        assert!(getsockopt(&socket, sockopt::TcpNoDelay).unwrap());
+        assert_eq!(getsockopt(&socket, sockopt::TcpUserTimeout), Ok(UNACKNOWLEDGED_MS_MAX));
+        assert_eq!(getsockopt(&socket, NotSentLowWater), Ok(UNSENT_BYTES));
+        for rate in [125_000, u64::MAX] {
+            pace(socket.as_fd(), rate).unwrap();
+            assert_eq!(getsockopt(&socket, MaxPacingRate), Ok(rate));
+        }
     }
 
     #[test]

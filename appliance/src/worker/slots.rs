@@ -27,6 +27,8 @@ pub struct Slot {
     /// A wait that was given up when its answer was on its way.
     pub owed: Option<u32>,
     pub waits: u32,
+    /// How fast its socket was told to send.
+    pub pace: Option<u64>,
     /// The entry in the wheel that counts.
     pub alarm: Option<Now>,
 }
@@ -89,6 +91,7 @@ impl Slots {
             slot.generation = (slot.generation + 1) % GENERATIONS;
             slot.closing = false;
             slot.tls = None;
+            slot.pace = None;
             slot.alarm = slot.alarm.filter(|_| planted.has(Plant::AlarmKept));
             self.free.push(id.slot);
         }
@@ -119,6 +122,7 @@ impl Slot {
             waiting: None,
             owed: None,
             waits: 0,
+            pace: None,
             alarm: None,
         }
     }

@@ -383,3 +383,58 @@ fn several_ranges_come_as_parts_in_the_order_asked_for_and_the_connection_goes_o
     assert!(whole.status == 200 && whole.content == item.bytes);
     site.server.stop();
 }
+
+#[test]
+fn a_player_that_says_how_fast_gets_its_answer_no_faster_and_the_next_one_at_once() {
+    let disks = Disks::new();
+    let film = item(2 * MIB, 1);
+    disks.write(1, std::slice::from_ref(&film));
+    let site = disks.start("");
+    let mut wire = site.wire();
+    let target = site.target(&film);
+    let mut timed = |query: &str, fields: &str| {
+        let start = appliance::sys::now();
+        let answer = wire.get(&format!("{target}{query}"), fields);
+        assert!(answer.content == film.bytes);
+        appliance::sys::now().0 - start.0
+    };
+    timed("", "");
+    // 2 MiB with 8 Mbit/s take 2.1 s, but for what leaves before the first pause.
+    let paced = [timed("", "CMCD-Status: rtp=8000\r\n"), timed("?CMCD=rtp%3D8000%2Cbl%3D3000", "")];
+    let free = [timed("", ""), timed("", "CMCD-Status: rtp=8000,bs\r\n"), timed("?CMCD=rtp%3D8000%2Csu", "")];
+    assert!(paced.iter().all(|ns| *ns > 1_000_000_000), "{paced:?}");
+    let longest = free.iter().max().unwrap();
+    assert!(paced.iter().all(|ns| ns > longest), "{paced:?} {free:?}");
+    site.server.stop();
+}
+
+#[test]
+fn an_answer_says_its_digest_and_how_long_its_block_was_waited_for() {
+    let disks = Disks::new();
+    let film = item(300_000, 1);
+    disks.write(1, std::slice::from_ref(&film));
+    let site = disks.start("");
+    let mut wire = site.wire();
+    for fields in ["", "Range: bytes=5-9\r\n"] {
+        let answer = wire.get(&site.target(&film), fields);
+        let digest = content::id::ObjectId::of(&film.bytes);
+        let encoded = openssl_base64(digest.as_bytes());
+        assert_eq!(answer.field("repr-digest"), Some(format!("blake3=:{encoded}:").as_str()));
+        let wait = answer.field("server-timing").unwrap().strip_prefix("block;dur=").unwrap();
+        let wait: f64 = wait.parse().unwrap();
+        assert!((0.0..20_000.0).contains(&wait), "{wait}");
+        assert!(wait > 0.0 || !fields.is_empty(), "the first one waited for a disk");
+    }
+    site.server.stop();
+}
+
+/// By another's code.
+fn openssl_base64(bytes: &[u8]) -> String {
+    use std::io::Write as _;
+    use std::process::{Command, Stdio};
+    let mut openssl = Command::new("openssl");
+    openssl.args(["base64", "-A"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = openssl.spawn().expect("openssl is installed (Debian: openssl)");
+    child.stdin.take().unwrap().write_all(bytes).unwrap();
+    String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()
+}
