@@ -98,6 +98,7 @@ endings! {
     HeadTooSlow, Connection, Peer, "head_too_slow", "A head took longer than `server.limits.head_ms_max` (408).";
     HandshakeTooSlow, Connection, Peer, "handshake_too_slow", "A handshake of TLS took longer than `server.limits.handshake_ms_max`.";
     HandshakeFailed, Connection, Peer, "handshake_failed", "A handshake of TLS failed: no version, cipher or protocol in common, or no TLS at all.";
+    ProxyMalformed, Connection, Operator, "proxy_malformed", "What came from an address in `server.proxy_from` did not begin with a PROXY header (version 2).";
     TooManyHandshakes, Connection, Host, "too_many_handshakes", "More handshakes of TLS at a time than `server.limits.handshakes_max`.";
     TlsBroken, Connection, Peer, "tls_broken", "A record of TLS was wrong, or no more may be sealed under its key.";
     SendStalled, Connection, Peer, "send_stalled", "No byte left for `server.limits.send_stall_ms_max`.";

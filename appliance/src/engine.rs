@@ -11,6 +11,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::{Builder, JoinHandle};
 
 use content::box_config::Limits;
+use content::network::Network;
 use crossbeam_queue::ArrayQueue;
 
 use crate::disk::DiskHandle;
@@ -35,6 +36,8 @@ pub struct EngineSetup {
     pub listeners: Vec<TcpListener>,
     /// Those of TLS, spread likewise, and its rules.
     pub secure: Option<Secure>,
+    /// Balancers, which say for whom they connect.
+    pub proxy_from: Vec<Network>,
     /// One worker each.
     pub workers: Vec<Arc<WorkerCounters>>,
     /// By `VolumeIndex`: the folder, and what its disk thread counts. A folder need not be there yet.
@@ -154,6 +157,7 @@ impl Engine {
                 index,
                 listeners,
                 secure,
+                proxy_from: setup.proxy_from.clone(),
                 limits: setup.limits.clone(),
                 holdings: setup.holdings.clone(),
                 counters,

@@ -14,6 +14,7 @@ pub mod keys;
 pub mod management;
 pub mod memory;
 pub mod metrics;
+pub mod proxy;
 pub mod ring;
 pub mod rot;
 pub mod server;

@@ -54,6 +54,7 @@ worker_counters! {
     accepted, Counter, "oca_connections_accepted_total", "Connections accepted.";
     body_bytes, Counter, "oca_body_bytes_total", "Bytes of bodies that were sent.";
     sent_bytes, Counter, "oca_sent_bytes_total", "Bytes sent, heads and bodies.";
+    proxied, Counter, "oca_proxied_connections_total", "Connections that a balancer announced with a PROXY header.";
     handshakes, Counter, "oca_tls_handshakes_total", "Handshakes of TLS that ended well.";
     resumptions, Counter, "oca_tls_resumptions_total", "Of these, those that took up an earlier session by its ticket.";
     memory_hits, Counter, "oca_memory_hits_total", "Blocks that were in memory when a request wanted them.";
@@ -94,6 +95,10 @@ impl WorkerCounters {
     pub fn sent(&self, bytes: u64, body: u64) {
         add(&self.sent_bytes, bytes);
         add(&self.body_bytes, body);
+    }
+
+    pub fn proxied(&self) {
+        add(&self.proxied, 1);
     }
 
     pub fn handshaken(&self, resumed: bool) {

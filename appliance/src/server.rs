@@ -241,6 +241,7 @@ fn engine_setup(
     EngineSetup {
         listeners,
         secure,
+        proxy_from: config.server.proxy_from.clone(),
         workers: metrics.workers.clone(),
         volumes: folders.zip(metrics.volumes.iter().cloned()).collect(),
         memory_bytes: config.server.memory_mib.saturating_mul(1 << 20),

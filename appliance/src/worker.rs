@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use content::box_config::Limits;
+use content::network::Network;
 use crossbeam_queue::ArrayQueue;
 use rustls::ServerConfig;
 
@@ -31,6 +32,7 @@ use crate::holdings::Holdings;
 use crate::http::decide;
 use crate::memory::{Acquired, Answer, BlockKey, Failure, Memory, ReadOrder, Waiter};
 use crate::metrics::WorkerCounters;
+use crate::proxy;
 use crate::ring::{Completion, Direction, Listener, OperationId, ReceiveEnd, Ring, SendFault, Socket};
 use crate::tuning::{Plant, Planted, Tuning};
 use crate::wheel::{Alarm, Wheel};
@@ -49,6 +51,8 @@ pub struct WorkerSetup {
     pub listeners: Vec<TcpListener>,
     /// Those of TLS, and its rules.
     pub secure: Option<Secure>,
+    /// Balancers.
+    pub proxy_from: Vec<Network>,
     pub limits: Limits,
     pub holdings: Arc<Holdings>,
     pub counters: Arc<WorkerCounters>,
@@ -195,6 +199,11 @@ impl<R: Ring> Worker<R> {
             Completion::Received { id, buffer } => {
                 if let Some(slot) = self.slots.find(id) {
                     let bytes = self.ring.received(&buffer);
+                    if let Some(preface) = &mut slot.preface {
+                        preface.extend_from_slice(bytes);
+                        self.ring.recycle(buffer);
+                        return self.prefaced(id);
+                    }
                     if let Some(tls) = &mut slot.tls {
                         tls.session.push(bytes);
                         self.ring.recycle(buffer);
@@ -241,12 +250,48 @@ impl<R: Ring> Worker<R> {
         let Some(id) = (!self.stopping).then(|| self.slots.take(socket)).flatten() else {
             return self.turn_away(socket, Ending::TooManyConnections);
         };
+        let proxied = self.is_balancer(socket);
         let context = context_of(&self.setup, &self.ring);
         let Some(slot) = self.slots.find(id) else { unreachable!("the slot was just taken") };
         self.tls.shaking += usize::from(tls.is_some());
         slot.tls = tls;
-        slot.connection.open(secure, self.now, &context);
+        slot.preface = proxied.then(Vec::new);
+        slot.connection.open(secure || proxied, self.now, &context);
         if crowded { self.step(id, Event::TurnAway) } else { self.settle(id) }
+    }
+
+    fn is_balancer(&self, socket: Socket) -> bool {
+        let trusted = &self.setup.proxy_from;
+        let address = if trusted.is_empty() { None } else { self.ring.peer(socket) };
+        address.is_some_and(|address| trusted.iter().any(|network| network.contains(address)))
+    }
+
+    /// A part of a balancer's header, perhaps with what follows it.
+    fn prefaced(&mut self, id: OperationId) {
+        let Some(slot) = self.slots.find(id) else { return };
+        let Some(preface) = &mut slot.preface else { return };
+        let header = match proxy::parse(preface) {
+            Ok(None) => return self.settle(id),
+            Ok(Some(header)) => header,
+            Err(cause) => {
+                tracing::debug!(%cause, "from a balancer");
+                return self.step(id, Event::ProxyMalformed);
+            }
+        };
+        let rest = preface.split_off(header.bytes);
+        slot.preface = None;
+        self.setup.counters.proxied();
+        tracing::trace!(source = ?header.source, "announced by a balancer");
+        match &mut slot.tls {
+            Some(tls) => {
+                tls.session.push(&rest);
+                self.heard(id);
+            }
+            None => {
+                self.step(id, Event::Secured);
+                self.step(id, Event::Received(&rest));
+            }
+        }
     }
 
     /// Not even a place to say why from.

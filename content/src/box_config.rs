@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use crate::id::{ApplianceId, ClusterId};
+use crate::network::Network;
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -49,6 +50,9 @@ pub struct ServerConfig {
     /// How blocks leave memory; default: measured at the first start on a machine and kernel.
     #[serde(default)]
     pub way: WayOut,
+    /// Balancers: who connects from there has to say first for whom, by version 2 of the PROXY protocol; nobody else may.
+    #[serde(default)]
+    pub proxy_from: Vec<Network>,
     /// Without it nothing is served over TLS.
     #[serde(default)]
     pub tls: Option<TlsConfig>,

@@ -11,6 +11,7 @@ pub mod fill;
 pub mod id;
 pub mod lock_holder;
 pub mod manifest;
+pub mod network;
 pub mod origin;
 pub mod pack;
 pub mod play;

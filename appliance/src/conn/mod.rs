@@ -9,7 +9,7 @@
 //!      │ peer closed, idle, drain   writable     full │ stalled, reset, block failed
 //!      └──────────────────────────────► Closed ◄──────┘
 //! ```
-//! Over TLS it begins in Handshaking, and goes on from there to Heading; all else is the same, for it sees content only, and
+//! Over TLS, and behind a balancer, it begins in Handshaking, and goes on from there to Heading; all else is the same, for it sees content only, and
 //! the worker seals what it sends.
 //!
 //! The answer's head is sent only when its first block is there, so that a disk's failure is a 503 and not a cut.
@@ -33,8 +33,10 @@ use states::{Blocked, Fetching, Heading, Lingering, Response, Sending, State, af
 pub enum Event<'a> {
     /// Bytes arrived.
     Received(&'a [u8]),
-    /// The handshake of TLS is over.
+    /// What has to come before HTTP has come: a balancer's header, the handshake of TLS.
     Secured,
+    /// What should have been a balancer's header is none.
+    ProxyMalformed,
     /// The client broke TLS, or cannot speak it with us.
     TlsBroken,
     /// Of the last send something left, not yet all.
@@ -123,15 +125,15 @@ impl Connection {
         }
     }
 
-    /// A connection was accepted. `secure`: of TLS, which has to be agreed on first.
-    pub fn open(&mut self, secure: bool, now: Now, context: &Context<'_>) {
+    /// A connection was accepted. `prefaced`: TLS has to be agreed on first, or a balancer says something first.
+    pub fn open(&mut self, prefaced: bool, now: Now, context: &Context<'_>) {
         self.input.clear();
         self.head.clear();
         self.head_sent = 0;
         self.memory = ConnectionMemory::default();
         self.peer_finished = false;
         self.ended = None;
-        self.state = if secure {
+        self.state = if prefaced {
             State::Handshaking(after_ms(now, context.decide.limits.handshake_ms_max))
         } else {
             State::Heading(Heading::idle(now, context))
@@ -211,6 +213,7 @@ impl Connection {
         match event {
             Event::Received(bytes) => self.received(state, bytes, now, context),
             Event::Secured => self.secured(state, now, context),
+            Event::ProxyMalformed => self.close(state, Ending::ProxyMalformed),
             Event::TlsBroken if matches!(state, State::Handshaking(_)) => {
                 self.close(state, Ending::HandshakeFailed)
             }

@@ -14,7 +14,7 @@ use crate::memory::{BlockKey, Lease};
 use crate::tuning::{Plant, Tuning};
 
 pub enum State {
-    /// Of TLS, until then.
+    /// Something has to come before HTTP, until then: see [`super::Event::Secured`].
     Handshaking(Now),
     Heading(Heading),
     Fetching(Fetching),

@@ -55,6 +55,7 @@ fn start_so(how: How, limits: Limits, damage: impl Fn(&Site, &[TempDir])) -> Box
     let holdings = site.holdings();
     let setup = EngineSetup {
         secure: None,
+        proxy_from: Vec::new(),
         listeners,
         workers: counters.clone(),
         volumes: folders.iter().map(|folder| (folder.path().to_owned(), Arc::default())).collect(),

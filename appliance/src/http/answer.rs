@@ -202,6 +202,7 @@ fn form_of(ending: Ending) -> Form {
         | Ending::HandshakeTooSlow
         | Ending::HandshakeFailed
         | Ending::TooManyHandshakes
+        | Ending::ProxyMalformed
         | Ending::TlsBroken
         | Ending::SendStalled
         | Ending::RequestTooLong

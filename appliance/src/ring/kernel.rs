@@ -3,7 +3,7 @@
 //! Implemented on io_uring ([`super::uring`]) and by the simulation's fake kernel, so that all above it is tested from
 //! seeds: which operation is armed again, what an errno means, who has a buffer, what a full queue does.
 
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 
 use nix::errno::Errno;
 
@@ -128,6 +128,7 @@ pub trait Kernel {
 
     /// What every accepted socket is told: `sys::prepare`.
     fn prepare(&mut self, socket: &Self::Descriptor) -> Result<(), Errno>;
+    fn peer(&self, socket: &Self::Descriptor) -> Result<IpAddr, Errno>;
     /// SO_MAX_PACING_RATE, in bytes a second.
     fn pace(&mut self, socket: &Self::Descriptor, bytes_per_s: u64) -> Result<(), Errno>;
     fn shut_down(&mut self, socket: &Self::Descriptor, direction: Direction) -> Result<(), Errno>;

@@ -18,7 +18,7 @@ pub mod sockets;
 pub mod uring;
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 
 use crate::clock::{Now, Wall};
 use crate::sys::arena::BlockSpan;
@@ -167,6 +167,9 @@ pub trait Ring {
 
     /// Ends with `Writable`. Not twice at a time.
     fn await_writable(&mut self, id: OperationId, socket: Socket);
+
+    /// Who is at the other end; None: it is gone already.
+    fn peer(&self, socket: Socket) -> Option<IpAddr>;
 
     /// No faster than so many bytes a second, from the next send on; None: as fast as it goes.
     fn pace(&mut self, socket: Socket, bytes_per_s: Option<u64>);

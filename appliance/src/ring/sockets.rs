@@ -9,7 +9,7 @@
 //! out first and dispatched in the next turn, which then does not wait.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 
 use nix::errno::Errno;
 
@@ -260,6 +260,10 @@ impl<K: Kernel> Ring for SocketRing<K> {
         self.make_room();
         let operation = Operation::Writable { socket: open(&self.sockets, socket) };
         self.kernel.push(Tag { kind: Kind::Writable, id }, operation);
+    }
+
+    fn peer(&self, socket: Socket) -> Option<IpAddr> {
+        self.kernel.peer(open(&self.sockets, socket)).ok()
     }
 
     fn pace(&mut self, socket: Socket, bytes_per_s: Option<u64>) {

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::mem::ManuallyDrop;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -245,6 +245,10 @@ impl Kernel for UringKernel {
 
     fn prepare(&mut self, socket: &OwnedFd) -> Result<(), Errno> {
         sys::prepare(socket.as_fd())
+    }
+
+    fn peer(&self, socket: &OwnedFd) -> Result<IpAddr, Errno> {
+        sys::peer(socket.as_fd())
     }
 
     fn pace(&mut self, socket: &OwnedFd, bytes_per_s: u64) -> Result<(), Errno> {

@@ -490,6 +490,10 @@ impl Kernel for FakeKernel {
         })
     }
 
+    fn peer(&self, _socket: &FakeSocket) -> Result<std::net::IpAddr, Errno> {
+        Ok(std::net::Ipv4Addr::LOCALHOST.into())
+    }
+
     fn pace(&mut self, socket: &FakeSocket, bytes_per_s: u64) -> Result<(), Errno> {
         let wire = &mut self.shared.network.borrow_mut().wires[socket.wire()];
         wire.paces.push((wire.sent, bytes_per_s));

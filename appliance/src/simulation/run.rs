@@ -128,7 +128,6 @@ impl Run {
         let wakers: Vec<_> = (0..count).map(|_| Arc::new(FakeWaker::default())).collect();
         let mailboxes: Vec<_> = wakers.iter().map(|waker| mailbox(waker, &limits)).collect();
         let answers: Vec<_> = mailboxes.iter().map(|mailbox| mailbox.answers.clone()).collect();
-        let kept = answers.clone();
         let memory = Memory::new(arena, blocks, SITE.volumes, mailboxes, planted);
         let holdings = SITE.holdings();
         let (disks, handles) = make_disks(&shared, &memory, &holdings, &tuning, faults);
@@ -142,6 +141,7 @@ impl Run {
                 index: u16::try_from(index).unwrap(),
                 listeners: Vec::new(),
                 secure: None,
+                proxy_from: Vec::new(),
                 limits: limits.clone(),
                 holdings: holdings.clone(),
                 counters: counters[index].clone(),
@@ -163,7 +163,7 @@ impl Run {
             }
             worker
         };
-        let workers = answers.into_iter().enumerate().map(worker).collect();
+        let workers = answers.iter().cloned().enumerate().map(worker).collect();
         Self {
             shared,
             harmless,
@@ -176,7 +176,7 @@ impl Run {
             wakers,
             holdings,
             stop,
-            answers: kept,
+            answers,
             schedule,
             oldest: 1,
         }

@@ -8,7 +8,7 @@ pub mod locked;
 pub mod machine;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -16,8 +16,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen as listen_on, setsockopt,
-    socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, getpeername, listen as listen_on,
+    setsockopt, socket, sockopt,
 };
 use nix::{getsockopt_impl, setsockopt_impl, sockopt_impl};
 
@@ -70,6 +70,13 @@ pub fn prepare(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     setsockopt(&socket, sockopt::TcpNoDelay, &true)?;
     setsockopt(&socket, sockopt::TcpUserTimeout, &UNACKNOWLEDGED_MS_MAX)?;
     setsockopt(&socket, NotSentLowWater, &UNSENT_BYTES)
+}
+
+pub fn peer(socket: BorrowedFd<'_>) -> Result<IpAddr, Errno> {
+    let address: SockaddrStorage = getpeername(socket.as_raw_fd())?;
+    let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+    let v6 = || address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip()));
+    v4.or_else(v6).ok_or(Errno::EAFNOSUPPORT)
 }
 
 pub fn pace(socket: BorrowedFd<'_>, bytes_per_s: u64) -> Result<(), Errno> {

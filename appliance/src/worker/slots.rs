@@ -22,6 +22,8 @@ pub struct Slot {
     /// It was asked when the socket takes bytes again.
     pub polling: bool,
     pub closing: bool,
+    /// What came so far of a balancer's header, which has to come first.
+    pub preface: Option<Vec<u8>>,
     pub tls: Option<Box<Secured>>,
     pub waiting: Option<Wait>,
     /// A wait that was given up when its answer was on its way.
@@ -91,6 +93,7 @@ impl Slots {
             slot.generation = (slot.generation + 1) % GENERATIONS;
             slot.closing = false;
             slot.tls = None;
+            slot.preface = None;
             slot.pace = None;
             slot.alarm = slot.alarm.filter(|_| planted.has(Plant::AlarmKept));
             self.free.push(id.slot);
@@ -118,6 +121,7 @@ impl Slot {
             sending: false,
             polling: false,
             closing: false,
+            preface: None,
             tls: None,
             waiting: None,
             owed: None,

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests may panic")]
 
 mod agent;
+mod balancer;
 mod fixture;
 mod program;
 mod secure;
