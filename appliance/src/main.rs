@@ -84,6 +84,9 @@ fn run(file: PathBuf) -> anyhow::Result<()> {
     for address in &server.listen {
         tracing::info!(%address, management = %server.management, generation, "ready");
     }
+    for address in &server.listen_tls {
+        tracing::info!(%address, "ready, over TLS");
+    }
     wait_for_signal(&signals, PollTimeout::NONE)?;
     tracing::info!("told to stop: finishing what runs");
     server.drain();

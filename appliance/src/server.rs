@@ -29,6 +29,7 @@ use crate::engine::{Engine, EngineSetup, WaySetup};
 use crate::holdings::{Holdings, Volume, VolumeIndex};
 use crate::metrics::Metrics;
 use crate::service::Service;
+use crate::sys::inherited::Inherited;
 use crate::tls::certificates::Certificates;
 use crate::tuning::Tuning;
 use crate::volume_watch::Read;
@@ -66,8 +67,8 @@ struct Sockets {
 }
 
 impl Server {
-    /// Serves once it returns. `inherited` listeners take the place of `server.listen`.
-    pub fn start(config: BoxConfig, inherited: Option<Vec<TcpListener>>) -> Result<Self, StartError> {
+    /// Serves once it returns. `inherited` listeners take the place of `server.listen`, and of `server.tls.listen`.
+    pub fn start(config: BoxConfig, inherited: Option<Inherited>) -> Result<Self, StartError> {
         let started = sys::now();
         let workers = config.server.workers.unwrap_or_else(cores);
         let state_lock = lock_state(&config.state)?;
@@ -176,31 +177,31 @@ fn hold(config: &BoxConfig) -> Result<Holdings, StartError> {
     Ok(holdings)
 }
 
-fn open(
-    config: &BoxConfig,
-    workers: usize,
-    inherited: Option<Vec<TcpListener>>,
-) -> Result<Sockets, StartError> {
+fn open(config: &BoxConfig, workers: usize, inherited: Option<Inherited>) -> Result<Sockets, StartError> {
     let management = config.server.management;
     let address = |key, address, cause| StartError::Address { key, address, cause };
     let management =
         TcpListener::bind(management).map_err(|cause| address("server.management", management, cause))?;
     management.set_nonblocking(true).map_err(|cause| host("the management port", &cause))?;
-    let media = match inherited {
-        Some(listeners) => listeners,
-        None => {
-            let mut media = Vec::new();
-            for listen in &config.server.listen {
-                let opened = listen_for_all(*listen, workers);
-                media.extend(opened.map_err(|cause| address("server.listen", *listen, cause))?);
-            }
-            media
+    let Inherited { mut media, mut secure } = inherited.unwrap_or_default();
+    if !secure.is_empty() && config.server.tls.is_none() {
+        return Err(StartError::Value {
+            key: "server.tls",
+            what: "a socket named tls was inherited, and there is no certificate for it".to_owned(),
+            cure: "name certificate and key, or give the socket another name",
+        });
+    }
+    if media.is_empty() && secure.is_empty() {
+        for listen in &config.server.listen {
+            let opened = listen_for_all(*listen, workers);
+            media.extend(opened.map_err(|cause| address("server.listen", *listen, cause))?);
         }
-    };
-    let mut secure = Vec::new();
-    for listen in config.server.tls.iter().flat_map(|tls| &tls.listen) {
-        let opened = listen_for_all(*listen, workers);
-        secure.extend(opened.map_err(|cause| address("server.tls.listen", *listen, cause))?);
+    }
+    if secure.is_empty() {
+        for listen in config.server.tls.iter().flat_map(|tls| &tls.listen) {
+            let opened = listen_for_all(*listen, workers);
+            secure.extend(opened.map_err(|cause| address("server.tls.listen", *listen, cause))?);
+        }
     }
     Ok(Sockets { media, secure, agent: agent_socket::bind(&config.socket)?, management })
 }

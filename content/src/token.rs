@@ -63,7 +63,18 @@ pub enum TokenError {
     OtherContent,
 }
 
-impl Claims {
+/// What a token opens, and when: all that is asked of it again and again. Small, for every connection has one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opening {
+    title: TitleId,
+    /// By [`Tier::ALL`].
+    tiers: [bool; Tier::ALL.len()],
+    not_before: Timestamp,
+    /// Exclusive. Whole seconds count.
+    pub expires: Timestamp,
+}
+
+impl Opening {
     /// Whether the path behind the token (`/<title>/<tier>/<file>`, no query) is opened at `now`. Allocates nothing.
     pub fn opens(&self, path: &str, now: Timestamp) -> Result<(), TokenError> {
         if now >= self.expires {
@@ -78,8 +89,24 @@ impl Claims {
     fn covers(&self, path: &str) -> Option<()> {
         let rest = path.strip_prefix('/')?.strip_prefix(self.title.as_str())?.strip_prefix('/')?;
         let (tier, file) = rest.split_once('/')?;
-        let open = self.tiers.iter().any(|open| open.as_str() == tier);
+        let mut tiers = Tier::ALL.iter().zip(self.tiers);
+        let open = tiers.any(|(named, open)| open && named.as_str() == tier);
         (open && !file.is_empty() && !file.contains('/')).then_some(())
+    }
+}
+
+impl Claims {
+    pub fn opening(&self) -> Opening {
+        Opening {
+            title: self.title.clone(),
+            tiers: Tier::ALL.map(|tier| self.tiers.contains(&tier)),
+            not_before: self.not_before,
+            expires: self.expires,
+        }
+    }
+
+    pub fn opens(&self, path: &str, now: Timestamp) -> Result<(), TokenError> {
+        self.opening().opens(path, now)
     }
 
     fn container(&self) -> String {

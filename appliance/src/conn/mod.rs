@@ -98,7 +98,10 @@ pub struct Context<'a> {
     pub wall: Wall,
 }
 
-/// Reused by the next connection of its slot, with the memory that its buffers have.
+/// An answer's head in most cases.
+const HEAD_ROOM: usize = 1024;
+
+/// Reused by the next connection of its slot.
 pub struct Connection {
     state: State,
     /// Received, not yet decided: the rest of a head, and requests sent ahead.
@@ -143,9 +146,8 @@ impl Connection {
     /// Everything it holds is given back; its operations have ended.
     pub fn release(&mut self) {
         self.state = State::Closed(None);
-        // One that ran far ahead must not keep its memory for the next.
-        self.input.clear();
-        self.input.shrink_to(16 * 1024);
+        (self.input, self.head) = (Vec::new(), Vec::new());
+        self.memory = ConnectionMemory::default();
     }
 
     pub fn unsent_head(&self) -> &[u8] {
@@ -284,6 +286,7 @@ impl Connection {
     /// Decides the next head in `input`, if it is all there.
     fn next_request(&mut self, heading: Heading, now: Now, context: &Context<'_>) -> Action {
         self.head.clear();
+        self.head.reserve(HEAD_ROOM);
         self.head_sent = 0;
         if self.input.is_empty() && self.peer_finished {
             return self.close(State::Heading(heading), Ending::PeerClosed);
@@ -296,6 +299,8 @@ impl Connection {
         let decision = match outcome {
             HeadOutcome::Decided(decision) => decision,
             HeadOutcome::Incomplete if self.input.is_empty() => {
+                // Most connections are idle most of the time: they keep no buffers.
+                (self.input, self.head) = (Vec::new(), Vec::new());
                 return self.stay(State::Heading(heading));
             }
             HeadOutcome::Incomplete if self.peer_finished => {
@@ -304,7 +309,7 @@ impl Connection {
             HeadOutcome::Incomplete => return self.stay(State::Heading(heading.begun(now, context))),
         };
         self.input.drain(..decision.consumed);
-        let response = Response::new(decision, now, context);
+        let response = Box::new(Response::new(decision, now, context));
         match response.next_block(context.tuning) {
             Some(_) if context.tuning.planted.has(Plant::HeadBeforeBlock) => {
                 self.send_next(response, None, now, context)
@@ -314,7 +319,7 @@ impl Connection {
         }
     }
 
-    fn fetch(&mut self, response: Response, now: Now, context: &Context<'_>) -> Action {
+    fn fetch(&mut self, response: Box<Response>, now: Now, context: &Context<'_>) -> Action {
         let deadline = after_ms(now, context.tuning.read_ms_max);
         self.fetch_again(Fetching { response, deadline, retry_at: None }, context)
     }
@@ -371,7 +376,7 @@ impl Connection {
     /// What is to be sent next: the head with the body's first bytes, then the body piece by piece, from block after block.
     fn send_next(
         &mut self,
-        response: Response,
+        response: Box<Response>,
         lease: Option<Lease>,
         now: Now,
         context: &Context<'_>,
@@ -399,7 +404,7 @@ impl Connection {
     }
 
     /// The head has left, and no block is there.
-    fn go_on(&mut self, mut response: Response, now: Now, context: &Context<'_>) -> Action {
+    fn go_on(&mut self, mut response: Box<Response>, now: Now, context: &Context<'_>) -> Action {
         if response.bytes_left() > 0 {
             return self.fetch(response, now, context);
         }
@@ -414,7 +419,7 @@ impl Connection {
 
     fn send(
         &mut self,
-        mut response: Response,
+        mut response: Box<Response>,
         lease: Option<Lease>,
         asked_bytes: usize,
         now: Now,
@@ -468,7 +473,7 @@ impl Connection {
     }
 
     /// Goes on with what is next, be it of a block or not.
-    fn resume(&mut self, response: Response, now: Now, context: &Context<'_>) -> Action {
+    fn resume(&mut self, response: Box<Response>, now: Now, context: &Context<'_>) -> Action {
         if response.bytes_left() > 0 {
             self.fetch(response, now, context)
         } else {
@@ -477,7 +482,7 @@ impl Connection {
     }
 
     /// The answer has left in full.
-    fn finish(&mut self, response: Response, now: Now, context: &Context<'_>) -> Action {
+    fn finish(&mut self, response: Box<Response>, now: Now, context: &Context<'_>) -> Action {
         self.ended = Some(response.ending);
         if response.keep_open {
             return self.next_request(Heading::idle(now, context), now, context);
@@ -532,7 +537,7 @@ impl Connection {
         self.head_sent = 0;
         // Closes whatever is returned: these refusals say so in their answer.
         let _closes = decide::refuse_after(refusal, false, context.wall, &mut self.head);
-        self.send_next(Response::refusal(ending, now, context), None, now, context)
+        self.send_next(Box::new(Response::refusal(ending, now, context)), None, now, context)
     }
 
     fn drain(&mut self, state: State) -> Action {

@@ -34,7 +34,7 @@ pub struct Heading {
 
 /// Waiting for the block with the next byte.
 pub struct Fetching {
-    pub response: Response,
+    pub response: Box<Response>,
     pub deadline: Now,
     /// There was no room for the block: ask again then.
     pub retry_at: Option<Now>,
@@ -42,7 +42,7 @@ pub struct Fetching {
 
 /// One send is in flight.
 pub struct Sending {
-    pub response: Response,
+    pub response: Box<Response>,
     /// On the block with the next byte of the body, if there is a body.
     pub lease: Option<Lease>,
     /// Of head and body.
@@ -51,7 +51,7 @@ pub struct Sending {
 
 /// The client's side is full. No lease is held: whoever reads slowly keeps no block from the others.
 pub struct Blocked {
-    pub response: Response,
+    pub response: Box<Response>,
     /// The socket said that it takes bytes and took none: ask it again then.
     pub retry_at: Option<Now>,
 }
@@ -62,7 +62,7 @@ pub struct Lingering {
     pub ending: Ending,
 }
 
-/// What is left to answer of one request.
+/// What is left to answer of one request. Boxed in the states: connections without a request keep no room for it.
 pub struct Response {
     /// What has not left yet. Empty bodies are None.
     body: Option<Body>,

@@ -8,12 +8,13 @@
 
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::expect_used)]
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use content::box_config::Limits;
 use content::catalogue::Entry;
 use content::id::{CatalogueKey, ObjectId};
-use content::token::{Claims, KeyRing, TokenError, split_target};
+use content::token::{KeyRing, Opening, TokenError, split_target};
 use jiff::fmt::rfc2822::DateTimePrinter;
 
 use super::answer::{self, Extent, Object, Persistence, Refused};
@@ -36,21 +37,21 @@ pub struct Context<'a> {
     pub planted: Planted,
 }
 
-/// What a connection remembers from request to request: one token is verified once (about 50 µs), one second's
-/// date is written once.
+/// What a connection remembers from request to request: one token is verified once (about 50 µs).
 #[derive(Default)]
 pub struct ConnectionMemory {
     /// Requests decided on this connection.
     requests: u64,
     /// When the first of them was.
     first: Option<Wall>,
-    verified: Option<Verified>,
-    date: Option<(Wall, String)>,
+    /// Boxed, and without the token's text: most connections are idle, and there are many.
+    verified: Option<Box<Verified>>,
 }
 
 struct Verified {
-    token: String,
-    claims: Claims,
+    /// The token's digest.
+    token: ObjectId,
+    opening: Opening,
     /// The keys it was verified with: others may not know it any more.
     keys: Arc<KeyRing>,
 }
@@ -111,8 +112,7 @@ pub fn decide(
     let first = *memory.first.get_or_insert(now);
     let mut reply = reply(&head, context, memory, now);
     let persistence = Persistence { version: head.version, keep_open: closing.is_none() };
-    let date = memory.date(now);
-    let wait_at = reply.write(out, date, persistence, head.method);
+    let wait_at = with_date(now, |date| reply.write(out, date, persistence, head.method));
     let ending = reply.ending();
     let body = reply.begin_body(out).filter(|_| head.method == Method::Get);
     HeadOutcome::Decided(Decision {
@@ -247,20 +247,27 @@ fn refuse_token(error: TokenError) -> Reply {
 impl ConnectionMemory {
     /// Whether the token opens the path; for how many seconds yet.
     fn open(&mut self, token: &str, path: &str, keys: Arc<KeyRing>, now: Wall) -> Result<i64, TokenError> {
-        let known = |verified: &Verified| verified.token == token && Arc::ptr_eq(&verified.keys, &keys);
-        let verified = match self.verified.take().filter(known) {
+        let digest = ObjectId::of(token.as_bytes());
+        let known = |verified: &Verified| verified.token == digest && Arc::ptr_eq(&verified.keys, &keys);
+        let verified = match self.verified.take().filter(|verified| known(verified)) {
             Some(verified) => verified,
-            None => Verified { claims: keys.verify(token)?, token: token.to_owned(), keys },
+            None => Box::new(Verified { token: digest, opening: keys.verify(token)?.opening(), keys }),
         };
         let verified = self.verified.insert(verified);
-        verified.claims.opens(path, now.timestamp())?;
-        Ok(verified.claims.expires.as_second().saturating_sub(now.0))
+        verified.opening.opens(path, now.timestamp())?;
+        Ok(verified.opening.expires.as_second().saturating_sub(now.0))
     }
+}
 
-    fn date(&mut self, now: Wall) -> &str {
-        let written = self.date.take().filter(|(second, _)| *second == now);
-        &self.date.insert(written.unwrap_or_else(|| (now, date_text(now)))).1
+/// The date as text. One second's is written once a thread.
+fn with_date<T>(now: Wall, write: impl FnOnce(&str) -> T) -> T {
+    thread_local! {
+        static DATE: RefCell<Option<(Wall, String)>> = const { RefCell::new(None) };
     }
+    DATE.with_borrow_mut(|date| {
+        let written = date.take().filter(|(second, _)| *second == now);
+        write(&date.insert(written.unwrap_or_else(|| (now, date_text(now)))).1)
+    })
 }
 
 /// RFC 9110 §5.6.7, IMF-fixdate.

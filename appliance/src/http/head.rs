@@ -3,15 +3,17 @@
 
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::expect_used)]
 
+use std::mem::MaybeUninit;
+
 use content::box_config::Limits;
 
 /// No head has more fields than this, whatever the configuration says.
 pub const HEADER_COUNT_MAX: usize = 128;
 
-/// Room for the fields of one head, on the stack of whoever parses.
-pub type FieldRoom<'b> = [httparse::Header<'b>; HEADER_COUNT_MAX];
+/// Room for the fields of one head, on the stack of whoever parses. Not filled: that would cost more than most heads.
+pub type FieldRoom<'b> = [MaybeUninit<httparse::Header<'b>>; HEADER_COUNT_MAX];
 
-pub const FIELD_ROOM: FieldRoom<'static> = [httparse::EMPTY_HEADER; HEADER_COUNT_MAX];
+pub const FIELD_ROOM: FieldRoom<'static> = [const { MaybeUninit::uninit() }; HEADER_COUNT_MAX];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
@@ -64,8 +66,8 @@ impl<'b, 'h> Head<'b, 'h> {
         let Some((start, end)) = find(buffer, limits.head_bytes_max)? else { return Ok(None) };
         let bytes = buffer.get(start..end).unwrap_or_default();
         let room = room.get_mut(..limits.header_count_max.min(HEADER_COUNT_MAX)).unwrap_or_default();
-        let mut request = httparse::Request::new(room);
-        match request.parse(bytes) {
+        let mut request = httparse::Request::new(&mut []);
+        match request.parse_with_uninit_headers(bytes, room) {
             Ok(httparse::Status::Complete(count)) if count == bytes.len() => {}
             Ok(_) => return Err(HeadError::Malformed("an empty line is misplaced")),
             Err(error) => return Err(classify(error, bytes)),
@@ -167,26 +169,27 @@ impl<'b, 'h> Head<'b, 'h> {
 /// Where the head starts and ends: it is preceded by empty lines (RFC 9112 §2.2: ignore at least one) and ends with one.
 /// Lines end with CR LF and nothing else; a NUL is refused before anything else reads it.
 fn find(buffer: &[u8], head_bytes_max: usize) -> Result<Option<(usize, usize)>, HeadError> {
-    let mut start = 0;
-    let mut line_bytes = 0usize;
-    let mut after_return = false;
-    for (byte, end) in buffer.iter().zip(1usize..) {
-        if end > head_bytes_max {
-            return Err(HeadError::TooLong);
-        }
-        match (byte, after_return) {
-            (b'\n', true) if line_bytes == 0 && end.saturating_sub(start) > 2 => {
-                return Ok(Some((start, end)));
+    let window = buffer.get(..head_bytes_max).unwrap_or(buffer);
+    let (mut start, mut line) = (0, 0);
+    // Of a line's end, the line feed.
+    let mut expected = None;
+    for at in memchr::memchr3_iter(b'\r', b'\n', 0, window) {
+        let behind = at.saturating_add(1);
+        match (window.get(at), window.get(behind)) {
+            (Some(b'\n'), _) if expected == Some(at) => {
+                let empty = line == at.saturating_sub(1);
+                if empty && start < line {
+                    return Ok(Some((start, behind)));
+                }
+                line = behind;
+                start = if empty { behind } else { start };
             }
-            (b'\n', true) if line_bytes == 0 => start = end,
-            (b'\n', true) => line_bytes = 0,
-            (b'\n', false) => return Err(HeadError::Malformed("a line ends without a carriage return")),
-            (_, true) => return Err(HeadError::Malformed("a carriage return stands alone")),
-            (0, false) => return Err(HeadError::Malformed("a NUL")),
-            (b'\r', false) => {}
-            (_, false) => line_bytes = line_bytes.saturating_add(1),
+            (Some(b'\n'), _) => return Err(HeadError::Malformed("a line ends without a carriage return")),
+            (Some(b'\r'), None) => break,
+            (Some(b'\r'), Some(b'\n')) => expected = Some(behind),
+            (Some(b'\r'), Some(_)) => return Err(HeadError::Malformed("a carriage return stands alone")),
+            _ => return Err(HeadError::Malformed("a NUL")),
         }
-        after_return = *byte == b'\r';
     }
     if buffer.len() >= head_bytes_max { Err(HeadError::TooLong) } else { Ok(None) }
 }

@@ -96,11 +96,14 @@ impl ReceiveBuffers {
     }
 }
 
-/// A place per slot of the worker's table.
+/// Places to send from, as many as slots of the worker's table. The one that came free last is taken first, so that no more of
+/// them are ever touched than sends were in flight at a time.
 pub struct HeadPlaces {
     bytes: MmapRaw,
     messages: MmapRaw,
-    in_flight: Vec<bool>,
+    /// By slot: its place while a send of it is in flight.
+    places: Vec<Option<u32>>,
+    free: Vec<u32>,
 }
 
 /// What sendmsg(2) takes: a head, and what of a block follows it.
@@ -113,17 +116,20 @@ struct Message {
 impl HeadPlaces {
     pub fn new(count: usize) -> io::Result<Self> {
         let messages = map(count * size_of::<Message>())?;
-        Ok(Self { bytes: map(count * HEAD_BYTES)?, messages, in_flight: vec![false; count] })
+        let last = u32::try_from(count).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let free = (0..last).rev().collect();
+        Ok(Self { bytes: map(count * HEAD_BYTES)?, messages, places: vec![None; count], free })
     }
 
     /// Copies what fits. Gives where it lies and how much it is, for one send.
     pub fn fill(&mut self, slot: usize, head: &[u8]) -> (*const u8, usize) {
-        let busy = std::mem::replace(&mut self.in_flight[slot], true);
-        assert!(!busy, "one send per slot");
+        assert!(self.places[slot].is_none(), "one send per slot");
+        let place = self.free.pop().expect("as many places as slots");
+        self.places[slot] = Some(place);
         let count = head.len().min(HEAD_BYTES);
-        let start = self.bytes.as_mut_ptr().wrapping_add(slot * HEAD_BYTES);
+        let start = self.bytes.as_mut_ptr().wrapping_add(index(place) * HEAD_BYTES);
         // SAFETY: `copy_nonoverlapping` asks for `count` readable bytes, as many writable ones, and no overlap: `head` is
-        // a slice of at least `count`; `start` begins a place of `HEAD_BYTES` in our own mapping, not in flight.
+        // a slice of at least `count`; `start` begins a place of `HEAD_BYTES` in our own mapping, which was free.
         #[expect(unsafe_code, reason = "the contract is this module's")]
         unsafe {
             std::ptr::copy_nonoverlapping(head.as_ptr(), start, count);
@@ -138,14 +144,14 @@ impl HeadPlaces {
         head: (*const u8, usize),
         block: (*const u8, usize),
     ) -> *const libc::msghdr {
-        assert!(self.in_flight[slot], "a message is for a head that was filled in");
+        let place = self.places[slot].expect("a message is for a head that was filled in");
         let part = |(start, count): (*const u8, usize)| libc::iovec {
             iov_base: start.cast_mut().cast(),
             iov_len: count,
         };
-        let message = self.messages.as_mut_ptr().cast::<Message>().wrapping_add(slot);
+        let message = self.messages.as_mut_ptr().cast::<Message>().wrapping_add(index(place));
         // SAFETY: `&mut *message` asks for an aligned, valid `Message` that nobody else uses: the mapping is page-aligned and
-        // has one for each slot (`in_flight[slot]` exists), zeros are a valid one, and no other send of the slot is in flight.
+        // has one for each place, zeros are a valid one, and the place is this slot's until its send has ended.
         #[expect(unsafe_code, reason = "the contract is this module's")]
         let message = unsafe { &mut *message };
         message.parts = [part(head), part(block)];
@@ -156,8 +162,12 @@ impl HeadPlaces {
 
     /// The send has ended, wherever it was from.
     pub fn sent(&mut self, slot: usize) {
-        self.in_flight[slot] = false;
+        self.free.extend(self.places[slot].take());
     }
+}
+
+fn index(place: u32) -> usize {
+    usize::try_from(place).expect("a number of 32 bits fits a usize")
 }
 
 #[cfg(test)]
@@ -170,6 +180,19 @@ mod tests {
         let mut places = HeadPlaces::new(2).unwrap();
         places.fill(1, b"first");
         places.fill(1, b"second");
+    }
+
+    #[test]
+    fn slots_that_send_one_after_the_other_share_a_place() {
+        let mut places = HeadPlaces::new(3).unwrap();
+        let (first, _) = places.fill(2, b"first");
+        let (second, _) = places.fill(0, b"second");
+        assert_ne!(first, second);
+        places.sent(2);
+        let (third, _) = places.fill(1, b"third");
+        assert_eq!(first, third);
+        [0, 1, 2].into_iter().for_each(|slot| places.sent(slot));
+        assert_eq!(places.free.len(), 3);
     }
 
     #[test]

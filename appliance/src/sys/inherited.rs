@@ -1,5 +1,6 @@
 //! Listening sockets that systemd opened for us (sd_listen_fds(3)): descriptors 3 and up, counted by `LISTEN_FDS`, meant
-//! for the process that `LISTEN_PID` names.
+//! for the process that `LISTEN_PID` names. Those that `LISTEN_FDNAMES` calls `tls` (systemd: `FileDescriptorName=tls`) are for
+//! TLS.
 
 use std::io;
 use std::net::TcpListener;
@@ -13,14 +14,40 @@ const FIRST: RawFd = 3;
 /// More than any unit has addresses times workers.
 const COUNT_MAX: RawFd = 1_024;
 
+const NAME_OF_TLS: &str = "tls";
+
+/// What was inherited, in order.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    pub media: Vec<TcpListener>,
+    pub secure: Vec<TcpListener>,
+}
+
 /// None: nothing was inherited. Gives each descriptor out once: a second call gives None.
-pub fn listeners() -> Option<io::Result<Vec<TcpListener>>> {
+pub fn listeners() -> Option<io::Result<Inherited>> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     let count = count()?;
     if TAKEN.swap(true, Ordering::Relaxed) {
         return None;
     }
-    Some((FIRST..FIRST.saturating_add(count)).map(take).collect())
+    Some(take_all(count))
+}
+
+fn take_all(count: RawFd) -> io::Result<Inherited> {
+    let names = names();
+    let mut names = names.split(':');
+    let mut inherited = Inherited::default();
+    for descriptor in FIRST..FIRST.saturating_add(count) {
+        let secure = names.next() == Some(NAME_OF_TLS);
+        let listener = take(descriptor)?;
+        if secure { &mut inherited.secure } else { &mut inherited.media }.push(listener);
+    }
+    Ok(inherited)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the protocol passes the names by the environment")]
+fn names() -> String {
+    std::env::var("LISTEN_FDNAMES").unwrap_or_default()
 }
 
 #[expect(clippy::disallowed_methods, reason = "the protocol passes both numbers by the environment")]

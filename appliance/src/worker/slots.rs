@@ -135,3 +135,14 @@ impl Slot {
 fn index(number: u32) -> usize {
     usize::try_from(number).expect("a slot's number fits a usize")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_is_small_since_there_are_thousands() {
+        println!("slot {} connection {}", size_of::<Slot>(), size_of::<Connection>());
+        assert!(size_of::<Slot>() <= 448, "{}", size_of::<Slot>());
+    }
+}

@@ -6,7 +6,8 @@ use std::net::TcpListener;
 use std::os::fd::AsRawFd as _;
 use std::process::{Child, Command, Stdio};
 
-use crate::fixture::{Disks, Wire, item, signer, target};
+use crate::fixture::{Disks, Wire, item, secure_text, signer, target};
+use crate::secure::certify;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -91,34 +92,57 @@ fn an_operators_mistake_ends_with_2_and_names_what_to_change() {
     assert_eq!(end(start(&["--version"])).0, Some(0));
 }
 
-/// As systemd hands sockets over: the listener is descriptor 3, and two variables say so.
-#[test]
-fn inherited_sockets_are_all_served_even_with_fewer_workers() {
-    let disks = Disks::new();
-    let config = disks.folder.path().join("box.toml");
-    fs::write(&config, disks.config_text("").replace("workers = 2", "workers = 1")).unwrap();
-    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    for listener in &listeners {
+/// Starts it as systemd hands sockets over: the listeners are descriptors 3 and up, and variables say so.
+fn start_with(listeners: &[TcpListener; 3], names: &str, config: &str) -> Child {
+    for listener in listeners {
         fcntl(listener, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
     }
-    let [first, second] = listeners.each_ref().map(|listener| listener.as_raw_fd());
+    let [first, second, third] = listeners.each_ref().map(|listener| listener.as_raw_fd());
     // To high numbers first: a listener of ours may itself be 3 or 4.
     let script = format!(
-        "exec 20<&{first} 21<&{second} 3<&20 4<&21 20<&- 21<&-; LISTEN_PID=$$ LISTEN_FDS=2 exec \"$0\" --config \"$1\""
+        "exec 20<&{first} 21<&{second} 22<&{third} 3<&20 4<&21 5<&22 20<&- 21<&- 22<&-; \
+         LISTEN_PID=$$ LISTEN_FDS=3 LISTEN_FDNAMES={names} exec \"$0\" --config \"$1\""
     );
     let mut command = Command::new("bash");
-    command.args(["-c", &script, env!("CARGO_BIN_EXE_oca-appliance"), config.to_str().unwrap()]);
-    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-    let addresses = listeners.map(|listener| listener.local_addr().unwrap());
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    lines.find(|line| line.as_ref().unwrap().contains("ready")).unwrap().unwrap();
-    for address in addresses {
-        let answer = Wire::open(address).ask("OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n");
-        assert_eq!(answer.status, 204);
+    command.args(["-c", &script, env!("CARGO_BIN_EXE_oca-appliance"), config]);
+    command.stderr(Stdio::piped()).spawn().unwrap()
+}
+
+#[test]
+fn inherited_sockets_are_all_served_with_fewer_and_with_more_workers() {
+    for workers in [1, 2, 5] {
+        let disks = Disks::new();
+        certify(disks.folder.path());
+        let config = disks.folder.path().join("box.toml");
+        let text = secure_text(&disks, "").replace("workers = 2", &format!("workers = {workers}"));
+        fs::write(&config, text).unwrap();
+        let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let mut child = start_with(&listeners, "media:tls:media", config.to_str().unwrap());
+        let [first, second, third] = listeners.map(|listener| listener.local_addr().unwrap());
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        lines.find(|line| line.as_ref().unwrap().contains("ready, over TLS")).unwrap().unwrap();
+        for address in [first, third] {
+            let answer = Wire::open(address).ask("OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n");
+            assert_eq!(answer.status, 204);
+        }
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--max-time", "20", "--output", "/dev/null", "--write-out", "%{http_code}"]);
+        curl.arg("--cacert").arg(disks.folder.path().join("root.pem")).arg(format!("https://{second}/"));
+        assert_eq!(curl.output().unwrap().stdout, b"403", "no token, over TLS");
+        kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+        lines.for_each(|line| drop(line.unwrap()));
+        assert_eq!(child.wait().unwrap().code(), Some(0));
     }
-    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
-    lines.for_each(|line| drop(line.unwrap()));
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn an_inherited_socket_for_tls_wants_a_certificate() {
+    let disks = Disks::new();
+    let config = disks.folder.path().join("box.toml");
+    fs::write(&config, disks.config_text("")).unwrap();
+    let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let (code, said) = end(start_with(&listeners, "media:tls:media", config.to_str().unwrap()));
+    assert!(code == Some(2) && said.contains("server.tls"), "{said}");
 }
 
 #[test]
