@@ -203,16 +203,7 @@ impl Shelf {
 
     /// What the agent of this box would say to its server.
     pub fn tell(&self, request: &ServerRequest) -> Result<ServerStatus> {
-        let mut stream = UnixStream::connect(self.folder.path().join("server.sock"))?;
-        // A generation of millions of entries is checked before the answer comes.
-        stream.set_read_timeout(Some(ANSWER))?;
-        stream.write_all(format!("{}\n", serde_json::to_string(request)?).as_bytes())?;
-        let mut line = String::new();
-        BufReader::new(stream).read_line(&mut line)?;
-        match serde_json::from_str(&line).with_context(|| format!("the server answered {line:?}"))? {
-            ServerAnswer::Status(status) => Ok(status),
-            ServerAnswer::Refused { reason } => bail!("the server refused: {reason}"),
-        }
+        tell(&self.folder.path().join("server.sock"), request)
     }
 
     pub fn wire(&self) -> Result<Wire> {
@@ -244,6 +235,20 @@ impl Shelf {
         let samples =
             text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' '));
         Ok(samples.map(|(name, value)| (name.to_owned(), value.parse().unwrap_or(f64::NAN))).collect())
+    }
+}
+
+/// What an agent would say to the server that listens on that socket.
+pub fn tell(socket: &Path, request: &ServerRequest) -> Result<ServerStatus> {
+    let mut stream = UnixStream::connect(socket)?;
+    // A generation of millions of entries is checked before the answer comes.
+    stream.set_read_timeout(Some(ANSWER))?;
+    stream.write_all(format!("{}\n", serde_json::to_string(request)?).as_bytes())?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line)?;
+    match serde_json::from_str(&line).with_context(|| format!("the server answered {line:?}"))? {
+        ServerAnswer::Status(status) => Ok(status),
+        ServerAnswer::Refused { reason } => bail!("the server refused: {reason}"),
     }
 }
 
