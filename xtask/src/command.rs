@@ -50,6 +50,17 @@ cargo xtask ci [--yes]
 
 cargo xtask bench catalogue
     Measures on this machine, in a release build, and writes bench/results/catalogue.json.
+
+cargo xtask bench serve [--yes] [--quick] [--rows PATTERN] [--pairs N] [--seconds S] [--folder DIR]
+                        [--hot-mib N] [--cold-mib N] [--memory-mib N]
+    The segment server beside nginx and fio, on the same files and in turn; about half an hour, on a quiet machine with two
+    cores. Writes bench/results/serve.json, its table and its plot.
+      --quick         a minute or two: everything runs, no figure is to be believed, bench/results is left alone
+      --rows PATTERN  only the groups with this in their name, into the same files: hot, ranges, cold, mixed, idle, start
+      --pairs N       rounds (default 5)
+      --seconds S     of each measurement (default 5)
+      --folder DIR    where the media files are made and kept, on the filesystem to be measured (default: bench-serve in
+                      cargo's target folder); 17 GiB unless --hot-mib and --cold-mib say otherwise
 ";
 
 #[derive(Debug, PartialEq)]
@@ -61,7 +72,7 @@ enum Task {
     Fuzz(fuzz::Options),
     Simulate(simulate::Options),
     Ci { yes: bool },
-    Bench { name: String },
+    Bench(bench::Options),
     Torture(torture::Options),
 }
 
@@ -97,7 +108,7 @@ fn run(task: Task) -> Result<()> {
         Task::Fuzz(options) => fuzz::run(&stop, &options)?,
         Task::Simulate(options) => simulate::run(&stop, options)?,
         Task::Ci { yes } => ci::run(&stop, yes)?,
-        Task::Bench { name } => bench::run(&stop, &name)?,
+        Task::Bench(options) => bench::run(&stop, options)?,
         Task::Torture(options) => torture::run(&stop, options)?,
     }
     Ok(())
@@ -120,7 +131,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Task> {
         "test" => Ok(Task::Test { yes: parse_yes(parser)? }),
         "fuzz" => parse_fuzz(parser).map(Task::Fuzz),
         "simulate" => parse_simulate(parser).map(Task::Simulate),
-        "bench" => Ok(Task::Bench { name: parser.value()?.string()? }),
+        "bench" => parse_bench(parser).map(Task::Bench),
         "ci" => Ok(Task::Ci { yes: parse_yes(parser)? }),
         "torture" => parse_torture(parser).map(Task::Torture),
         other => bail!("there is no task {other:?}"),
@@ -136,6 +147,21 @@ fn parse_yes(mut parser: lexopt::Parser) -> Result<bool> {
         }
     }
     Ok(yes)
+}
+
+fn parse_bench(mut parser: lexopt::Parser) -> Result<bench::Options> {
+    let name = parser.value()?.string()?;
+    let mut rest: Vec<_> = parser.raw_args()?.collect();
+    match name.as_str() {
+        "catalogue" if rest.is_empty() => Ok(bench::Options::Catalogue),
+        "catalogue" => bail!("bench catalogue takes no options"),
+        "serve" => {
+            let count = rest.len();
+            rest.retain(|word| word != "--yes");
+            Ok(bench::Options::Serve { yes: rest.len() < count, rest })
+        }
+        other => bail!("there is no bench {other:?}: catalogue, serve"),
+    }
 }
 
 fn parse_simulate(mut parser: lexopt::Parser) -> Result<simulate::Options> {
@@ -281,6 +307,14 @@ mod tests {
     }
 
     #[test]
+    fn the_serving_bench_reads_its_options_itself() {
+        let task = parsed(&["bench", "serve", "--quick", "--yes", "--rows", "cold"]).unwrap();
+        let rest = ["--quick", "--rows", "cold"].map(Into::into).to_vec();
+        assert_eq!(task, Task::Bench(bench::Options::Serve { yes: true, rest }));
+        assert_eq!(parsed(&["bench", "catalogue"]).unwrap(), Task::Bench(bench::Options::Catalogue));
+    }
+
+    #[test]
     fn torture_has_a_thousand_points_unless_told_otherwise() {
         let of = |points, seed| Task::Torture(torture::Options { points, seed, yes: false });
         assert_eq!(parsed(&["torture"]).unwrap(), of(1000, None));
@@ -297,6 +331,9 @@ mod tests {
             &["fuzz", "--jobs", "x"],
             &["demo", "stray"],
             &["torture", "--points", "-1"],
+            &["bench"],
+            &["bench", "speed"],
+            &["bench", "catalogue", "--quick"],
         ] {
             assert!(parsed(wrong).is_err(), "{wrong:?} was accepted");
         }

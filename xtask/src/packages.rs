@@ -51,6 +51,10 @@ pub const PEERS: [Package; 2] =
 /// Reads our initramfs in a test.
 pub const ARCHIVES: [Package; 1] = [Package { name: "cpio", provides: "cpio" }];
 
+/// What the segment server is measured beside. nginx's package starts nginx where systemd runs; the bench has its own.
+pub const SERVE_BENCH: [Package; 2] =
+    [Package { name: "nginx-light", provides: "/usr/sbin/nginx" }, Package { name: "fio", provides: "fio" }];
+
 impl Package {
     fn present(&self) -> bool {
         if self.provides.starts_with('/') {
