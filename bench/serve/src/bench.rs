@@ -29,7 +29,10 @@ pub fn run(options: Options) -> Result<()> {
         Some(folder) => folder.clone(),
         None => workspace::target()?.join("bench-serve"),
     };
-    let wanted: Vec<_> = GROUPS.into_iter().filter(|(name, _)| name.contains(&options.rows)).collect();
+    // A group's whole name means it alone: hot-1 is not hot-100.
+    let whole = GROUPS.iter().any(|(name, _)| *name == options.rows);
+    let fits = |name: &str| if whole { name == options.rows } else { name.contains(&options.rows) };
+    let wanted: Vec<_> = GROUPS.into_iter().filter(|(name, _)| fits(name)).collect();
     if wanted.is_empty() {
         let names: Vec<_> = GROUPS.iter().map(|(name, _)| *name).collect();
         bail!("--rows {:?} is in none of: {}", options.rows, names.join(", "));

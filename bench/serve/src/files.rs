@@ -7,7 +7,7 @@
 //!        www/cold/hd/*.mp4   and fio reads
 //! ```
 //!
-//! 64 MiB a file, of bytes that no disk can make less of. Not media: no server looks into a segment.
+//! All of one size, of bytes that no disk can make less of. Not media: no server looks into a segment.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
@@ -25,7 +25,6 @@ use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
 use serde::{Deserialize, Serialize};
 use xtask::progress::Line;
 
-pub const FILE_BYTES: u64 = 64 << 20;
 const UUID: VolumeId = VolumeId([0xbe; 16]);
 const GENERATION: u64 = 1;
 
@@ -52,6 +51,8 @@ impl Set {
 pub struct Shelf {
     #[serde(skip)]
     folder: PathBuf,
+    /// Of each.
+    pub file_bytes: u64,
     hot: Vec<Held>,
     cold: Vec<Held>,
 }
@@ -64,13 +65,15 @@ struct Held {
 }
 
 impl Shelf {
-    /// What an earlier run left is used if there is enough of it, and no more of it than asked for.
-    pub fn make(folder: &Path, hot_mib: u64, cold_mib: u64) -> Result<Self> {
-        let [hot, cold] = [hot_mib, cold_mib].map(|mib| (mib << 20).div_ceil(FILE_BYTES));
-        let [hot, cold] = [usize::try_from(hot)?, usize::try_from(cold)?];
+    /// What an earlier run left is used if there is enough of it, and no more of it than asked for. `file_bytes`: a multiple
+    /// of 4 KiB, and of what is asked for at a time.
+    pub fn make(folder: &Path, file_bytes: u64, hot_bytes: u64, cold_bytes: u64) -> Result<Self> {
+        let [hot, cold] = [hot_bytes, cold_bytes].map(|bytes| usize::try_from(bytes.div_ceil(file_bytes)));
+        let (hot, cold) = (hot?, cold?);
         let list = folder.join("shelf.json");
         if let Some(mut shelf) =
             fs::read(&list).ok().and_then(|text| serde_json::from_slice::<Self>(&text).ok())
+            && shelf.file_bytes == file_bytes
             && shelf.hot.len() >= hot
             && shelf.cold.len() >= cold
         {
@@ -82,7 +85,7 @@ impl Shelf {
         for name in ["volume", "www"] {
             remove(&folder.join(name))?;
         }
-        let mut shelf = Self { folder: folder.to_owned(), hot: Vec::new(), cold: Vec::new() };
+        let mut shelf = Self { folder: folder.to_owned(), file_bytes, hot: Vec::new(), cold: Vec::new() };
         shelf.write(hot, cold)?;
         fs::write(&list, serde_json::to_vec_pretty(&shelf)?)?;
         Ok(shelf)
@@ -98,7 +101,8 @@ impl Shelf {
             let set = if index < hot { Set::Hot } else { Set::Cold };
             let number = u64::try_from(index)? + 1;
             let path = self.volume().join(volume::FILES_FOLDER).join(volume::file_name(number));
-            let object = write_file(&path, number).with_context(|| format!("{}", path.display()))?;
+            let object =
+                write_file(&path, number, self.file_bytes).with_context(|| format!("{}", path.display()))?;
             let link = self.www().join(&media_path(set, object).to_string()[1..]);
             fs::create_dir_all(link.parent().context("a file is in a folder")?)?;
             fs::hard_link(&path, link)?;
@@ -108,7 +112,7 @@ impl Shelf {
             }
             line.show(&format!("file {number} of {all}"));
         }
-        line.end(&format!("{all} files of 64 MiB"));
+        line.end(&format!("{all} files of {} MiB", self.file_bytes >> 20));
         Ok(())
     }
 
@@ -159,11 +163,18 @@ impl Shelf {
         for set in Set::ALL {
             for Held { number, object } in self.held(set) {
                 let file = u32::try_from(contents.files.len())?;
-                contents.files.push(FileRecord { number: *number, data_bytes: FILE_BYTES, volume: 0 });
+                contents.files.push(FileRecord { number: *number, data_bytes: self.file_bytes, volume: 0 });
                 contents.next_file = contents.next_file.max(number + 1);
                 let key = media_path(set, *object).key();
                 let (object, extension) = (*object, Extension::Mp4);
-                contents.entries.push(Entry { key, object, file, offset: 0, bytes: FILE_BYTES, extension });
+                contents.entries.push(Entry {
+                    key,
+                    object,
+                    file,
+                    offset: 0,
+                    bytes: self.file_bytes,
+                    extension,
+                });
             }
         }
         filler::fill(&mut contents, fillers, filler_files);
@@ -191,21 +202,20 @@ fn remove(folder: &Path) -> Result<()> {
 }
 
 /// Preallocated, as the agent does: in one piece, if the filesystem has one.
-fn write_file(path: &Path, number: u64) -> Result<ObjectId> {
-    let data = noise(number);
+fn write_file(path: &Path, number: u64, data_bytes: u64) -> Result<ObjectId> {
+    let data = noise(number, data_bytes);
     let mut checksums = Checksums::default();
     checksums.update(&data);
     let digest = ObjectId::of(&data);
-    let footer =
-        Footer { kind: FileKind::Object, data_bytes: FILE_BYTES, digest, checksums: checksums.finish() };
+    let footer = Footer { kind: FileKind::Object, data_bytes, digest, checksums: checksums.finish() };
     let mut file = File::create(path)?;
-    let whole = i64::try_from(volume::file_bytes(FILE_BYTES))?;
+    let whole = i64::try_from(volume::file_bytes(data_bytes))?;
     match fallocate(&file, FallocateFlags::empty(), 0, whole) {
         Ok(()) | Err(Errno::EOPNOTSUPP) => {}
         Err(cause) => return Err(cause).context("no room for the file"),
     }
     file.write_all(&data)?;
-    // 64 MiB end at a boundary of 4 KiB: the footer follows at once.
+    // The data end at a boundary of 4 KiB: the footer follows at once.
     file.write_all(&footer.to_bytes())?;
     file.sync_all()?;
     posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
@@ -213,8 +223,8 @@ fn write_file(path: &Path, number: u64) -> Result<ObjectId> {
 }
 
 /// Bytes that repeat nowhere and cannot be compressed.
-fn noise(number: u64) -> Vec<u8> {
-    let mut bytes = vec![0; usize::try_from(FILE_BYTES).expect("a 64-bit machine")];
+fn noise(number: u64, count: u64) -> Vec<u8> {
+    let mut bytes = vec![0; usize::try_from(count).expect("a 64-bit machine")];
     for (word, index) in bytes.chunks_exact_mut(8).zip(0u64..) {
         word.copy_from_slice(&mix(number << 32 | index).to_le_bytes());
     }

@@ -9,12 +9,14 @@ use anyhow::{Context as _, Result, ensure};
 use xtask::stop::Stop;
 use xtask::{http, process};
 
-use crate::files::{FILE_BYTES, Set, Shelf};
+use crate::files::{Set, Shelf};
 use crate::load::{Group, Outcome, Spec, Target};
 use crate::options::Options;
 use crate::servers::{CLIENT_CORE, Peer, SERVER_CORE, Server, Setup, on_core};
 
 pub const SEGMENT_BYTES: u64 = 2 << 20;
+/// A track file of a film is larger; this is large enough for a file to be opened seldom.
+const FILE_BYTES: u64 = 64 << 20;
 const RAMP: Duration = Duration::from_millis(700);
 const WARM_MAX: Duration = Duration::from_secs(120);
 /// Each segment by several connections: that makes it popular (decision 0026).
@@ -35,7 +37,7 @@ impl Lab {
     pub fn new(options: Options, folder: &Path, stop: Stop) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let folder = folder.canonicalize()?;
-        let shelf = Shelf::make(&folder, options.hot_mib, options.cold_mib)?;
+        let shelf = Shelf::make(&folder, FILE_BYTES, options.hot_mib << 20, options.cold_mib << 20)?;
         let own = std::env::current_exe()?;
         let binaries = own.parent().context("a program is in a folder")?.to_owned();
         Ok(Self { options, shelf, stop, folder: folder.join("run"), binaries })
@@ -102,7 +104,7 @@ impl Lab {
 
     /// A closed loop without end.
     pub fn group(&self, server: &Server, set: Set, request_bytes: u64, connections: usize) -> Group {
-        let target = |path| Target { path: server.target(&path), bytes: FILE_BYTES };
+        let target = |path| Target { path: server.target(&path), bytes: self.shelf.file_bytes };
         let targets = self.shelf.paths(set).map(target).collect();
         Group { targets, request_bytes, connections, passes: None, rate: None }
     }

@@ -10,7 +10,7 @@ use lexopt::prelude::*;
 pub struct Options {
     /// Where the media files are made, and kept for the next run. None: in cargo's target folder.
     pub folder: Option<PathBuf>,
-    /// Only the groups of rows whose name has this in it.
+    /// Only the group of rows with this name, or those whose names have this in them.
     pub rows: String,
     /// How often each is measured beside each other.
     pub pairs: usize,

@@ -6,7 +6,7 @@ use crate::results::{Comparison, Reach, Spread, shown};
 
 const LINE: f64 = 20.0;
 const TOP: f64 = 56.0;
-const TEXT_WIDTH: f64 = 640.0;
+const TEXT_WIDTH: f64 = 720.0;
 const PLOT_WIDTH: f64 = 420.0;
 const RIGHT: f64 = 80.0;
 /// The scale's ends, as powers of two.

@@ -1,4 +1,4 @@
-//! What the kernel says of a process: its processor time and its memory. Reads /proc.
+//! What the kernel says of a process: its processor time, its memory, what it had from disks. Reads /proc.
 
 use std::fs;
 
@@ -24,6 +24,17 @@ fn cpu_ticks(stat: &str) -> Option<u32> {
     let user: u32 = fields.next()?.parse().ok()?;
     let system: u32 = fields.next()?.parse().ok()?;
     user.checked_add(system)
+}
+
+/// What all threads of these processes together have had read from disks, in bytes (proc_pid_io(5), read_bytes).
+pub fn read_bytes(processes: &[u32]) -> Result<u64> {
+    let each = processes.iter().map(|process| {
+        let path = format!("/proc/{process}/io");
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        let found = text.lines().find_map(|line| line.strip_prefix("read_bytes: ")?.parse::<u64>().ok());
+        found.with_context(|| format!("{path} has no read_bytes"))
+    });
+    each.sum()
 }
 
 /// Memory of their own that these processes have together, in bytes: anonymous pages, not files and not shared memory

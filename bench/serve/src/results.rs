@@ -106,7 +106,7 @@ impl Comparison {
             against: against.to_owned(),
             value: rounded(value),
             unit,
-            reach: self.reach.filter(|_| judged).map(Reach::bound),
+            reach: self.reach.filter(|_| judged).map(|reach| rounded(reach.bound())),
             met: self.met().filter(|_| judged),
         };
         let Some(peer) = &self.peer else {
@@ -135,7 +135,8 @@ impl Comparison {
             format!("{} ({} to {})", shown(spread.median), shown(spread.least), shown(spread.most))
         });
         let judged = if peer.is_some() { judged } else { String::new() };
-        let reach = self.reach.map_or(String::new(), |reach| format!("{} {}", reach.words(), reach.bound()));
+        let reach =
+            self.reach.map_or(String::new(), |reach| format!("{} {}", reach.words(), shown(reach.bound())));
         let met = self.met().map_or("", |met| if met { "yes" } else { "**no**" });
         let (work, unit) = (&self.work, &self.unit);
         format!("| {work} | {unit} | {ours} | {name} | {theirs} | {judged} | {reach} | {met} |\n")
@@ -196,7 +197,7 @@ mod tests {
         assert_eq!((rows[2].value, rows[2].met, rows[2].reach), (100.0, None, None));
         let table = markdown(&["a fact".to_owned()], &[comparison()]);
         assert!(
-            table.contains("| 120.0 | nginx | 100.0 | 1.200 (1.100 to 3.000) | at least 1.15 | yes |"),
+            table.contains("| 120.0 | nginx | 100.0 | 1.200 (1.100 to 3.000) | at least 1.150 | yes |"),
             "{table}"
         );
     }

@@ -4,14 +4,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use serve_bench::files::{FILE_BYTES, Set, Shelf};
+use serve_bench::files::{Set, Shelf};
 use serve_bench::load::{Group, Outcome, Spec, Target};
 use serve_bench::servers::{Peer, Server, Setup};
 use tempfile::TempDir;
 use xtask::process;
 use xtask::stop::Stop;
 
-const REQUEST_BYTES: u64 = 64 << 10;
+const REQUEST_BYTES: u64 = 16 << 10;
+const FILE_BYTES: u64 = 4 << 20;
 
 fn load(folder: &Path, server: &Server, group: Group, window: Duration) -> Result<Outcome> {
     let (watch, groups) = (server.processes()?, vec![group]);
@@ -29,8 +30,8 @@ fn load(folder: &Path, server: &Server, group: Group, window: Duration) -> Resul
 #[test]
 fn both_loops_are_served_from_files_that_the_bench_made_and_a_wrong_answer_ends_the_load() {
     let folder = TempDir::with_prefix("oca-bench-").unwrap();
-    let shelf = Shelf::make(folder.path(), 1, 1).unwrap();
-    assert_eq!(Shelf::make(folder.path(), 1, 1).unwrap().www(), shelf.www());
+    let shelf = Shelf::make(folder.path(), FILE_BYTES, 1, 1).unwrap();
+    assert_eq!(Shelf::make(folder.path(), FILE_BYTES, 1, 1).unwrap().www(), shelf.www());
     let state = folder.path().join("run/state");
     shelf.write_state(&state, 10, 1).unwrap();
     shelf.drop_from_page_cache(Set::Cold).unwrap();

@@ -53,6 +53,21 @@ impl Window {
     }
 }
 
+/// What the kernel had counted at one edge of the window.
+struct Meters {
+    server_cpu_s: f64,
+    server_read_bytes: u64,
+    client_cpu_s: f64,
+}
+
+impl Meters {
+    fn read(servers: &[u32]) -> Result<Self> {
+        let server_read_bytes = proc::read_bytes(servers)?;
+        let client_cpu_s = proc::cpu_s(&[std::process::id()])?;
+        Ok(Self { server_cpu_s: proc::cpu_s(servers)?, server_read_bytes, client_cpu_s })
+    }
+}
+
 struct Running {
     group: Group,
     order: Order,
@@ -100,7 +115,7 @@ impl Engine {
             self.turn(true)?;
         }
         ensure!(!self.groups.iter().any(|group| group.ran_out), "everything was asked for in the ramp");
-        let before = (proc::cpu_s(&spec.watch)?, proc::cpu_s(&[std::process::id()])?);
+        let before = Meters::read(&spec.watch)?;
         let begin = clock::now();
         self.window = Window { begin, end: begin + Duration::from_millis(spec.window_ms) };
         self.groups.iter_mut().for_each(Running::forget);
@@ -108,7 +123,7 @@ impl Engine {
             self.turn(true)?;
         }
         self.window.end = clock::now();
-        let after = (proc::cpu_s(&spec.watch)?, proc::cpu_s(&[std::process::id()])?);
+        let after = Meters::read(&spec.watch)?;
         let counted: Vec<_> = self.groups.iter().map(|group| (group.requests, group.bytes)).collect();
         self.drain()?;
         let seconds = self.window.end.duration_since(self.window.begin).as_secs_f64();
@@ -116,8 +131,9 @@ impl Engine {
             self.groups.iter().zip(counted).map(|(group, (requests, bytes))| group.outcome(requests, bytes));
         Ok(Outcome {
             seconds,
-            server_cpu_s: after.0 - before.0,
-            client_cpu_s: after.1 - before.1,
+            server_cpu_s: after.server_cpu_s - before.server_cpu_s,
+            server_read_bytes: after.server_read_bytes - before.server_read_bytes,
+            client_cpu_s: after.client_cpu_s - before.client_cpu_s,
             groups: groups.collect(),
         })
     }

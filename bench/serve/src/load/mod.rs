@@ -69,7 +69,9 @@ pub struct Outcome {
     pub seconds: f64,
     /// Processor time of the watched processes in the window.
     pub server_cpu_s: f64,
-    /// That of the load generator itself.
+    /// What they had read from disks in the window.
+    pub server_read_bytes: u64,
+    /// Processor time of the load generator itself.
     pub client_cpu_s: f64,
     /// As in the spec.
     pub groups: Vec<GroupOutcome>,

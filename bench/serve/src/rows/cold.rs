@@ -5,7 +5,7 @@
 
 use anyhow::{Context as _, Result};
 
-use super::{Report, compare, mb_per_cpu_second, mb_per_second};
+use super::{Report, compare, expect_cold, mb_per_cpu_second, mb_per_second};
 use crate::files::Set;
 use crate::fio::{Fio, SHAPES, Shape};
 use crate::lab::{Lab, SEGMENT_BYTES};
@@ -69,6 +69,7 @@ fn read(
             let mut group = lab.group(&server, Set::Cold, SEGMENT_BYTES, CONNECTIONS);
             group.passes = Some(1);
             let outcome = lab.load(&mut server, vec![group], seed)?;
+            expect_cold(&outcome, 0)?;
             let (rate, cost) = (mb_per_second(&outcome), mb_per_cpu_second(&outcome));
             eprintln!(
                 "      {}, cold: {rate:.0} MB/s, {cost:.0} MB per CPU second, {:.1} s{}",

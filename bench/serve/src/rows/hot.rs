@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{RANGE_BYTES, Report, compare, mb_per_cpu_second, mb_per_second, seventy_percent};
+use super::{RANGE_BYTES, Report, compare, expect_hot, mb_per_cpu_second, mb_per_second, seventy_percent};
 use crate::files::Set;
 use crate::lab::{Lab, SEGMENT_BYTES};
 use crate::load::Outcome;
@@ -78,6 +78,7 @@ fn run(
     let mut group = lab.group(server, Set::Hot, bytes, connections);
     group.rate = rate;
     let outcome = lab.load(server, vec![group], seed)?;
+    expect_hot(&outcome)?;
     let (name, loop_kind) = (server.peer.name(), if rate.is_some() { "open" } else { "closed" });
     eprintln!(
         "      {name}, {connections} connections, {loop_kind}: {:.0} MB/s, {:.0} MB per CPU second, p99.9 {:.2} ms",

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 
-use super::{Report, compare, seventy_percent};
+use super::{Report, compare, expect_cold, seventy_percent};
 use crate::files::Set;
 use crate::lab::{Lab, SEGMENT_BYTES};
 use crate::load::{Outcome, as_f64};
@@ -50,6 +50,7 @@ fn measure(
     let mut cold = lab.group(&server, Set::Cold, SEGMENT_BYTES, COLD);
     cold.passes = Some(1);
     let outcome = lab.load(&mut server, vec![hot, cold], seed)?;
+    expect_cold(&outcome, 1)?;
     let loop_kind = if rate.is_some() { "open" } else { "closed" };
     eprintln!(
         "      {}, {loop_kind}: hot {:.0} requests/s, p99 {:.2} ms; cold {:.0} MB/s; {:.1} s",

@@ -9,11 +9,11 @@ mod idle;
 mod mixed;
 mod start;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::lab::{Lab, SEGMENT_BYTES};
-use crate::load::Outcome;
+use crate::load::{Outcome, as_f64};
 use crate::results::{Comparison, Peer, Reach};
 
 const RANGE_BYTES: u64 = 16 << 10;
@@ -75,9 +75,26 @@ fn mb_per_second(outcome: &Outcome) -> f64 {
     outcome.bytes() / 1e6 / outcome.seconds
 }
 
+/// What was to come from memory did.
+fn expect_hot(outcome: &Outcome) -> Result<()> {
+    let (read, sent) = (as_f64(outcome.server_read_bytes), outcome.bytes());
+    ensure!(read <= sent * 0.01, "{read} bytes came from the disk: the hot set is not in memory");
+    Ok(())
+}
+
+/// What was to come from the disk did: no cache had it.
+fn expect_cold(outcome: &Outcome, group: usize) -> Result<()> {
+    let (read, sent) = (as_f64(outcome.server_read_bytes), as_f64(outcome.groups[group].bytes));
+    ensure!(
+        read >= sent * 0.9,
+        "only {read} of {sent} bytes came from the disk: the cold set was in a cache"
+    );
+    Ok(())
+}
+
 /// Of the slowest: so many a second that none is beyond its capacity. The same for all, since a viewer does not come more
 /// often to a faster server.
 fn seventy_percent(outcomes: &[&Outcome], group: usize) -> f64 {
-    let rates = outcomes.iter().map(|one| crate::load::as_f64(one.groups[group].requests) / one.seconds);
+    let rates = outcomes.iter().map(|one| as_f64(one.groups[group].requests) / one.seconds);
     (rates.fold(f64::INFINITY, f64::min) * 0.7).max(1.0)
 }
