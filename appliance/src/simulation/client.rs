@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::faults::Fault;
 use super::network::Wire;
 use super::request::{Content, Request};
+use super::run::is_proxied;
 use super::secure::Secure;
 use super::shared::Shared;
 use crate::clock::Now;
@@ -14,6 +15,9 @@ use crate::holdings::Holdings;
 
 /// Connections that wait for a worker to accept them.
 const BACKLOG_MAX: usize = 4;
+
+/// PROXY protocol version 2, from 192.0.2.7:8080.
+const HEADER: [u8; 28] = *b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\xc6\x33\x64\x01\x1f\x90\0\x50";
 
 /// How a client treats its server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +79,24 @@ pub struct Tally {
     pub received_bytes: u64,
 }
 
+/// What all clients of a seed do alike.
+#[derive(Clone, Copy)]
+pub struct Habits {
+    harmless: bool,
+    /// All is said over TLS.
+    secure: bool,
+    /// Some say how fast they want their answers.
+    paced: bool,
+    /// A balancer announces them.
+    proxied: bool,
+}
+
+impl Habits {
+    pub fn of(seed: u64, harmless: bool, secure: bool) -> Self {
+        Self { harmless, secure, paced: seed % 8 == 2, proxied: is_proxied(seed) }
+    }
+}
+
 pub struct Client {
     shared: Rc<Shared>,
     holdings: Arc<Holdings>,
@@ -83,7 +105,7 @@ pub struct Client {
     requests: VecDeque<Request>,
     ahead: usize,
     wire: Option<usize>,
-    secure: bool,
+    habits: Habits,
     tls: Option<Secure>,
     /// Content, not sealed.
     unsent: Vec<u8>,
@@ -103,14 +125,8 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(
-        shared: Rc<Shared>,
-        holdings: Arc<Holdings>,
-        workers: usize,
-        harmless: bool,
-        secure: bool,
-        paced: bool,
-    ) -> Self {
+    pub fn new(shared: Rc<Shared>, holdings: Arc<Holdings>, workers: usize, habits: Habits) -> Self {
+        let Habits { harmless, paced, .. } = habits;
         let mut random = shared.random.borrow_mut();
         let good = harmless || random.chance(1, 2);
         let manners = if good { Manners::Good } else { *random.pick(&Manners::BAD) };
@@ -128,7 +144,7 @@ impl Client {
             requests,
             ahead,
             wire: None,
-            secure,
+            habits,
             tls: None,
             unsent: Vec::new(),
             waiting: VecDeque::new(),
@@ -181,7 +197,14 @@ impl Client {
         let number = network.wires.len() - 1;
         network.backlogs[worker].push(number);
         self.wire = Some(number);
-        self.tls = self.secure.then(Secure::new);
+        self.tls = self.habits.secure.then(Secure::new);
+        if self.habits.proxied {
+            let first = self.tls.as_mut().map_or(&mut self.unsent, |tls| &mut tls.unsent);
+            first.splice(0..0, HEADER);
+            if self.manners == Manners::Babbles && self.patience == 0 {
+                first[3] = b'x';
+            }
+        }
         self.taken = 0;
         self.connects += 1;
         self.shared.happened();

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use content::box_config::Limits;
+use content::network::Network;
 use crossbeam_queue::ArrayQueue;
 
 use super::accounts;
-use super::client::{Client, Tally};
+use super::client::{Client, Habits, Tally};
 use super::disk::{FakeDisk, Faults};
 use super::faults::Fault;
 use super::interference::{Action, Schedule};
@@ -80,6 +81,16 @@ fn is_secure(seed: u64, planted: Planted) -> bool {
     seed % 8 == 6 && !planted.has(Plant::LeaseEndsAtSubmit)
 }
 
+/// Whether all that connect are announced by a balancer. Some of these seeds are over TLS.
+pub fn is_proxied(seed: u64) -> bool {
+    matches!(seed % 16, 10 | 14)
+}
+
+fn proxy_from(seed: u64) -> Vec<Network> {
+    let all = || Network::try_from("127.0.0.0/8".to_owned()).expect("a network");
+    is_proxied(seed).then(all).into_iter().collect()
+}
+
 fn random_limits(seed: u64, random: &mut Random, harmless: bool) -> Limits {
     let mut limits = Limits {
         handshakes_max: if !harmless && seed % 16 == 6 { 1 } else { 64 },
@@ -132,7 +143,7 @@ impl Run {
         let holdings = SITE.holdings();
         let (disks, handles) = make_disks(&shared, &memory, &holdings, &tuning, faults);
         let client =
-            |_| Client::new(shared.clone(), holdings.clone(), count, harmless, secure, seed % 8 == 2);
+            |_| Client::new(shared.clone(), holdings.clone(), count, Habits::of(seed, harmless, secure));
         let clients = (0..clients).map(client).collect();
         let counters: Vec<_> = (0..count).map(|_| Arc::new(WorkerCounters::default())).collect();
         let stop = Arc::<AtomicBool>::default();
@@ -141,7 +152,7 @@ impl Run {
                 index: u16::try_from(index).unwrap(),
                 listeners: Vec::new(),
                 secure: None,
-                proxy_from: Vec::new(),
+                proxy_from: proxy_from(seed),
                 limits: limits.clone(),
                 holdings: holdings.clone(),
                 counters: counters[index].clone(),

@@ -45,7 +45,7 @@ pub const GROUPS: [(&str, Measure); 11] = [
 /// Groups that have a place here and cannot be measured yet, and why.
 pub const LATER: [(&str, &str); 1] = [(
     "tls",
-    "TLS 1.3, hot, 2 MiB on 100 connections, against nginx with OpenSSL: not measured, the server speaks no TLS yet",
+    "TLS 1.3, hot, 2 MiB on 100 connections, against nginx with OpenSSL: not measured yet: the load generator speaks no TLS",
 )];
 
 /// Both did the same, one after the other; the figures of each round are compared.
