@@ -7,6 +7,7 @@
 mod files;
 pub mod reader;
 pub mod uring;
+pub mod verdict;
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -6,13 +6,18 @@
 //! | seen | fault of | consequence |
 //! |---|---|---|
 //! | wrong checksum, footer that does not fit, another object, cut off, missing | the file | withdrawn: only a refill lifts that |
-//! | EIO and its like, marker missing | the volume | the 5th in a row makes it unusable; tried again later |
+//! | EIO and its like, marker missing | the volume | the 5th in a row takes it out ([`super::verdict`]) |
+//! | one read in a hundred takes over 2 s, for half a minute | the volume | it is taken out |
 //! | out of descriptors or memory | the host | this read only |
 //! | no generation in use names the file any more | nobody | a late read, which nobody waits for |
+//!
+//! A volume that is out is tested by this thread, at growing intervals, with what it failed at: only then requests come
+//! again. A read that hangs keeps its block, and keeps the volume out.
 
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,6 +29,7 @@ use content::volume::{ALIGNMENT_BYTES, FileKind, Footer, file_name, footer_offse
 use nix::errno::Errno;
 
 use super::files::{Files, OpenFile};
+use super::verdict::{SLOW_NS, Verdict};
 use super::{DiskHandle, DiskIo, READS_MAX, ReadDone, ReadPlace};
 use crate::clock::Now;
 use crate::holdings::{FileRef, Holdings, VolumeIndex};
@@ -33,8 +39,10 @@ use crate::rot;
 use crate::sys::arena::Block;
 use crate::tuning::{Plant, Tuning};
 
-/// Failures of a volume in a row until it counts as unusable.
-pub const FAILURES_MAX: u32 = 5;
+/// So many files are tried before a volume is read from again.
+const TESTED_MAX: usize = 5;
+/// From one test to the next, at most so many times the first interval.
+const RETRY_FACTOR_MAX: u64 = 64;
 
 /// What a reader belongs to.
 pub struct ReaderSetup {
@@ -54,9 +62,20 @@ pub struct Reader<D: DiskIo> {
     generation: u64,
     reads: [Option<Read<D::File>>; READS_MAX],
     done: Vec<ReadDone>,
-    failures: u32,
-    /// The volume is unusable until then.
-    retry_at: Option<Now>,
+    verdict: Verdict,
+    /// What was asked for last.
+    recent: VecDeque<FileRef>,
+    out: Option<Out>,
+    /// How long it was out last, in units of `tuning.volume_retry_ms`, and when it came back.
+    last_out: (u64, Now),
+}
+
+/// The volume is not read from.
+struct Out {
+    /// It is tested then.
+    test_at: Now,
+    /// By so much the interval has grown.
+    factor: u64,
 }
 
 struct Read<F> {
@@ -64,6 +83,8 @@ struct Read<F> {
     open: OpenFile<F>,
     /// Into the queue: what a request waits for, and what shows that the disk is busy.
     submitted: Now,
+    /// To the disk.
+    started: Now,
     place: ReadPlace,
 }
 
@@ -81,7 +102,18 @@ impl<D: DiskIo> Reader<D> {
     pub fn new(setup: ReaderSetup, io: D) -> Self {
         let reads = std::array::from_fn(|_| None);
         let done = Vec::with_capacity(READS_MAX);
-        Self { setup, io, files: Files::new(), generation: 0, reads, done, failures: 0, retry_at: None }
+        Self {
+            setup,
+            io,
+            files: Files::new(),
+            generation: 0,
+            reads,
+            done,
+            verdict: Verdict::default(),
+            recent: VecDeque::with_capacity(TESTED_MAX),
+            out: None,
+            last_out: (0, Now(0)),
+        }
     }
 
     /// Until the handle says stop.
@@ -98,14 +130,27 @@ impl<D: DiskIo> Reader<D> {
             let Some((order, submitted)) = self.setup.handle.next() else { break };
             self.start(slot, order, submitted);
         }
-        let until = until.into_iter().chain(self.retry_at).min();
+        let test_at = self.out.as_ref().map(|out| out.test_at);
+        let look_at = self.verdict.next().filter(|_| self.out.is_none() && self.in_flight() > 0);
+        let until = until.into_iter().chain(test_at).chain(look_at).min();
         let mut done = std::mem::take(&mut self.done);
         self.io.turn(until, &mut done);
         for end in done.drain(..) {
             self.read_ended(end);
         }
         self.done = done;
-        self.retry_volume();
+        let (now, hanging) = (self.io.now(), self.hanging());
+        if self.out.is_none() && self.verdict.look(now, hanging) {
+            self.take_out("its reads take longer than 2 s, for half a minute");
+        }
+        self.test_volume();
+    }
+
+    /// Reads that the disk has had for too long.
+    fn hanging(&self) -> usize {
+        let now = self.io.now().0;
+        let hangs = |read: &&Read<D::File>| now.saturating_sub(read.started.0) > SLOW_NS;
+        self.reads.iter().flatten().filter(hangs).count()
     }
 
     pub fn io(&mut self) -> &mut D {
@@ -128,11 +173,13 @@ impl<D: DiskIo> Reader<D> {
 
     fn start(&mut self, slot: usize, order: ReadOrder, submitted: Now) {
         let ReadOrder { key, block } = order;
+        self.remember(key.file);
         match self.open(key.file) {
             Ok(open) => {
                 let (_, place) = self.extent(key);
                 let file = open.file.clone();
-                self.reads[slot] = Some(Read { key, open, submitted, place });
+                let started = self.io.now();
+                self.reads[slot] = Some(Read { key, open, submitted, started, place });
                 // Here and not in `memory`: a system call and fresh pages, which no worker should wait for.
                 let block = block.detached(self.setup.tuning.planted);
                 self.io.read(slot, &file, place, block);
@@ -195,7 +242,7 @@ impl<D: DiskIo> Reader<D> {
             || verify(&end.block, self.extent(read.key).0, &read.open.checksums);
         let order = ReadOrder { key: read.key, block: end.block };
         if verified {
-            self.succeeded(order, read.submitted)
+            self.succeeded(order, &read)
         } else {
             self.failed(order, Fault::File("a checksum is wrong"))
         }
@@ -221,10 +268,11 @@ impl<D: DiskIo> Reader<D> {
         self.io.read(end.slot, &file, place, end.block);
     }
 
-    fn succeeded(&mut self, order: ReadOrder, submitted: Now) {
-        self.failures = 0;
+    fn succeeded(&mut self, order: ReadOrder, read: &Read<D::File>) {
+        let now = self.io.now().0;
+        self.verdict.read(now.saturating_sub(read.started.0));
         let bytes = u64::try_from(self.extent(order.key).1.bytes).unwrap_or(0);
-        let latency_us = self.io.now().0.saturating_sub(submitted.0) / 1000;
+        let latency_us = now.saturating_sub(read.submitted.0) / 1000;
         self.setup.counters.read_done(bytes, latency_us);
         self.setup.memory.complete(order, Ok(()));
     }
@@ -256,22 +304,70 @@ impl<D: DiskIo> Reader<D> {
     }
 
     fn count_failure(&mut self) {
-        self.failures += 1;
-        if self.failures >= FAILURES_MAX && self.retry_at.is_none() {
-            tracing::error!(volume = self.setup.volume.0, "the volume fails: its objects are answered 503");
-            self.setup.holdings.set_volume_usable(self.setup.volume, false);
-            self.files.clear();
-            self.retry_at = Some(Now(self.io.now().0 + self.setup.tuning.volume_retry_ms * 1_000_000));
+        if self.verdict.failed() && self.out.is_none() {
+            self.take_out("five reads in a row failed");
         }
     }
 
-    /// Half open: requests come again, and the first failure closes it for another while.
-    fn retry_volume(&mut self) {
-        if self.retry_at.is_some_and(|at| at <= self.io.now()) {
-            self.retry_at = None;
-            self.failures = FAILURES_MAX - 1;
-            self.setup.holdings.set_volume_usable(self.setup.volume, true);
+    /// All its objects are answered 503 from now on, in one step.
+    fn take_out(&mut self, why: &str) {
+        let now = self.io.now();
+        let interval_ns = self.setup.tuning.volume_retry_ms * 1_000_000;
+        // One that fails soon after it came back is tested more seldom.
+        let (factor, back) = self.last_out;
+        let soon = factor > 0 && now.0.saturating_sub(back.0) < RETRY_FACTOR_MAX * interval_ns;
+        let factor = if soon { (factor * 2).min(RETRY_FACTOR_MAX) } else { 1 };
+        tracing::error!(
+            volume = self.setup.volume.0,
+            why,
+            "the volume is taken out: its objects are answered 503"
+        );
+        self.setup.holdings.set_volume_usable(self.setup.volume, false);
+        self.files.clear();
+        self.out = Some(Out { test_at: Now(now.0 + factor * interval_ns), factor });
+    }
+
+    /// Requests come again if it passes, and the next failure takes it out.
+    fn test_volume(&mut self) {
+        let Some(Out { test_at, factor }) = self.out else { return };
+        if self.io.now() < test_at {
+            return;
         }
+        if !self.is_well() {
+            let factor = (factor * 2).min(RETRY_FACTOR_MAX);
+            let interval_ns = factor * self.setup.tuning.volume_retry_ms * 1_000_000;
+            self.out = Some(Out { test_at: Now(self.io.now().0 + interval_ns), factor });
+            return;
+        }
+        tracing::info!(volume = self.setup.volume.0, "the volume passed its test: it is read from again");
+        self.out = None;
+        self.last_out = (factor, self.io.now());
+        self.verdict = Verdict::on_trial();
+        self.setup.holdings.set_volume_usable(self.setup.volume, true);
+    }
+
+    /// Nothing hangs, its marker is there, and the files that were asked for last open, all within a slow read's time.
+    fn is_well(&mut self) -> bool {
+        let start = self.io.now();
+        let io = &mut self.io;
+        let opens = |file: &FileRef| match io.open(file.number, file.data_bytes) {
+            // A file that is missing is its own fault.
+            Ok(_) | Err(Errno::ENOENT) => true,
+            Err(errno) => !matches!(fault_of(errno), Fault::Volume(_)),
+        };
+        let open = self.recent.iter().all(opens);
+        let quick = self.io.now().0.saturating_sub(start.0) <= SLOW_NS;
+        open && quick && self.io.marker_present() && self.hanging() == 0
+    }
+
+    fn remember(&mut self, file: FileRef) {
+        if self.recent.contains(&file) {
+            return;
+        }
+        if self.recent.len() == TESTED_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(file);
     }
 }
 

@@ -84,7 +84,7 @@ fn simulation_finds_an_order_that_is_lost() {
 
 #[test]
 fn simulation_finds_that_some_who_wait_are_forgotten() {
-    found(Plant::WaitersForgotten, 2_000, &["deadlock"]);
+    found(Plant::WaitersForgotten, 2_000, &["deadlock", "simulated seconds"]);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use content::catalogue::{Contents, build, file::Catalogue};
 use crossbeam_queue::ArrayQueue;
 
 use super::*;
+use crate::disk::verdict::FAILURES_MAX;
 use crate::memory::{Acquired, Answer, Mailbox, Waiter};
 use crate::simulation::disk::{FakeDisk, Faults, SITE};
 use crate::simulation::kernel::FakeWaker;
@@ -94,28 +95,65 @@ fn a_wrong_checksum_withdraws_the_file_and_not_the_volume() {
 }
 
 #[test]
-fn five_failures_in_a_row_make_the_volume_unusable_until_it_is_tried_again() {
+fn five_failures_in_a_row_take_the_volume_out_until_it_passes_a_test_of_its_own() {
     let mut bench = bench(Faults { error: 1000, ..Faults::default() });
+    let usable = |bench: &Bench| bench.holdings.volume_usable(VolumeIndex(0));
     for _ in 0..FAILURES_MAX - 1 {
         assert!(!bench.read(0));
     }
-    assert!(bench.holdings.volume_usable(VolumeIndex(0)));
+    assert!(usable(&bench));
     assert!(!bench.read(0));
-    assert!(!bench.holdings.volume_usable(VolumeIndex(0)));
-    assert!(bench.holdings.withdrawn().is_empty());
+    assert!(!usable(&bench) && bench.holdings.withdrawn().is_empty());
 
-    // Still bad when it is tried again: one failure is enough.
-    bench.pass(bench.reader.setup.tuning.volume_retry_ms);
+    let interval = bench.reader.setup.tuning.volume_retry_ms;
+    bench.pass(interval);
     bench.reader.turn(None);
-    assert!(bench.holdings.volume_usable(VolumeIndex(0)));
-    assert!(!bench.read(0));
-    assert!(!bench.holdings.volume_usable(VolumeIndex(0)));
+    assert!(!usable(&bench), "still bad, and no request was needed to find out");
 
     bench.reader.io().set_faults(Faults::default());
-    bench.pass(bench.reader.setup.tuning.volume_retry_ms);
+    bench.pass(interval);
     bench.reader.turn(None);
-    assert!(bench.read(0));
-    assert!(bench.holdings.volume_usable(VolumeIndex(0)));
+    assert!(!usable(&bench), "it is tested more seldom now");
+    bench.pass(interval);
+    bench.reader.turn(None);
+    assert!(usable(&bench));
+
+    // Its files open, and its data do not read: out at the first failure, for longer.
+    bench.reader.io().set_faults(Faults { error: 1000, ..Faults::default() });
+    assert!(!bench.read(0));
+    assert!(!usable(&bench));
+    bench.reader.io().set_faults(Faults::default());
+    bench.pass(3 * interval);
+    bench.reader.turn(None);
+    assert!(!usable(&bench));
+    bench.pass(interval);
+    bench.reader.turn(None);
+    assert!(usable(&bench) && bench.read(0));
+}
+
+#[test]
+fn reads_that_hang_for_half_a_minute_take_the_volume_out_and_keep_it_out_until_they_end() {
+    let mut bench = bench(Faults { never: 1000, ..Faults::default() });
+    bench.order(0);
+    let mut out_after = None;
+    for second in 0..60 {
+        bench.reader.turn(None);
+        if out_after.is_none() && !bench.holdings.volume_usable(VolumeIndex(0)) {
+            out_after = Some(second);
+        }
+        bench.pass(1_000);
+    }
+    assert!(out_after.is_some_and(|second| (30..40).contains(&second)), "{out_after:?}");
+    bench.reader.io().set_faults(Faults::default());
+    bench.pass(1_000_000);
+    bench.reader.turn(None);
+    assert!(!bench.holdings.volume_usable(VolumeIndex(0)), "one still hangs");
+    bench.reader.io().end_hanging();
+    for _ in 0..3 {
+        bench.reader.turn(None);
+        bench.pass(1_000_000);
+    }
+    assert!(bench.holdings.volume_usable(VolumeIndex(0)) && bench.read(1));
 }
 
 #[test]
