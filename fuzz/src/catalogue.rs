@@ -48,7 +48,7 @@ pub fn contents(volumes: u8, files: u8, entries: u8) -> Contents {
             object: ObjectId::of(&[number]),
             file: u32::from(number % files),
             offset: u64::from(number % 2) * 4096,
-            bytes: u64::from(number % 2 == 0),
+            bytes: u64::from(number.is_multiple_of(2)),
             extension: Extension::ALL[usize::from(number % 3)],
         }
     };

@@ -35,7 +35,7 @@ pub fn run(mut data: &[u8]) {
 
 fn check_sizes(size: u64) {
     assert!(footer_offset(size) >= size && file_bytes(size) >= footer_offset(size));
-    assert!(footer_bytes(size) >= 64 && footer_bytes(size) % 4096 == 0);
+    assert!(footer_bytes(size) >= 64 && footer_bytes(size).is_multiple_of(4096));
 }
 
 fn build(flags: u8, size: u64, mut data: &[u8]) -> Vec<u8> {

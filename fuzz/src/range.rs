@@ -58,7 +58,7 @@ type Selects = Box<dyn Fn(u64) -> bool>;
 /// Whether a byte is asked for. None: the field asks for nothing that an answer could be a part for.
 fn slow(field: &[u8], size: u64) -> Option<Selects> {
     let at = field.iter().position(|byte| *byte == b'=')?;
-    if field[..at].to_ascii_lowercase() != b"bytes" {
+    if !field[..at].eq_ignore_ascii_case(b"bytes") {
         return None;
     }
     let blank = |byte: &u8| *byte == b' ' || *byte == b'\t';

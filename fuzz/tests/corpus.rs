@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-const TARGETS: [(&str, fn(&[u8])); 12] = [
+type Target = (&'static str, fn(&[u8]));
+
+const TARGETS: [Target; 12] = [
     ("catalogue", fuzz::catalogue::run),
     ("conditional", fuzz::conditional::run),
     ("control_api", fuzz::control_api::run),
